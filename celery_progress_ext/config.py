@@ -1,0 +1,67 @@
+"""One frozen ``Settings``, read once from the Celery configuration and the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from celery_progress_ext.exceptions import InvalidSetting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a deployment can change. Each is ``progress_<name>`` in Celery's configuration, or in capitals in the
+    environment, which wins: the code says what is usual, a deployment what is so here.
+    """
+
+    database_url: str = "sqlite:///progress.db"
+    #: None: the result backend's, when that is Redis; else nothing is broadcast and readers poll the database.
+    redis_url: str | None = None
+    #: How long a chunk or body counts as alive after its last heartbeat, which comes at a third of it. Seconds.
+    lease_seconds: float = 30.0
+    #: The period of the beat task: heartbeats and reconciliation. Seconds.
+    tick_seconds: float = 5.0
+    #: No page progress for so long is called stalled. Seconds.
+    stall_seconds: float = 120.0
+    #: Starts of one chunk, and of the body, before it is given up.
+    max_attempts: int = 3
+    #: Jobs that ended longer ago are deleted with their chunks and events. Days.
+    retention_days: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):
+            if getattr(self, name) <= 0:
+                raise InvalidSetting(f"progress_{name} must be greater than 0, not {getattr(self, name)!r}")
+
+    @classmethod
+    def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+        """From a Celery app's ``conf`` and the environment.
+
+        :raises InvalidSetting: when a value is not of the setting's type or not above zero.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            key = f"progress_{field.name}"
+            value = environ.get(key.upper()) or conf.get(key)
+            if value is not None:
+                values[field.name] = _convert(key, value, field.default)
+        if values.get("redis_url") is None and str(conf.get("result_backend") or "").startswith(("redis", "unix")):
+            values["redis_url"] = conf["result_backend"]
+        return cls(**values)
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """A lease is renewed at a third of it, so that two beats may be lost."""
+        return self.lease_seconds / 3
+
+
+def _convert(key: str, value: Any, default: Any) -> Any:
+    if default is None or isinstance(default, str):
+        return str(value)
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError):
+        raise InvalidSetting(f"{key} must be a number, not {value!r}") from None

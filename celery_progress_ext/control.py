@@ -1,0 +1,63 @@
+"""What a person may do to a job: retry what failed, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from sqlalchemy.engine import Connection, RowMapping
+
+from celery_progress_ext.dispatch import Dispatch
+from celery_progress_ext.exceptions import IllegalTransition
+from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.recorder import Recorder
+from celery_progress_ext.runtime import Runtime
+from celery_progress_ext.storage import jobs as job_writes
+
+logger = structlog.get_logger(__name__)
+
+
+class Control:
+    """Retry and cancel, each legal only where the transition table says so."""
+
+    def __init__(self, runtime: Runtime, recorder: Recorder, dispatch: Dispatch) -> None:
+        self._runtime = runtime
+        self._recorder = recorder
+        self._dispatch = dispatch
+
+    def retry_failed(self, job_id: str) -> JobSnapshot:
+        """Run the chunks that did not finish again, and then the body.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
+        """
+        job = self._changed(job_id, "retry", lambda conn: job_writes.reopen(conn, job_id))
+        # What is not sent here because this process dies, is due already and the reconciler sends it.
+        for chunk in self._runtime.database.rows(
+            "SELECT * FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending' ORDER BY chunk_index",
+            id=job_id,
+        ):
+            self._dispatch.chunk(chunk)
+        if job["completed_chunks"] == job["total_chunks"]:
+            self._recorder.dispatch_body(job_id)
+        return self._runtime.jobs.snapshot(job_id)
+
+    def cancel(self, job_id: str) -> JobSnapshot:
+        """Stop what is queued or running, keep what is finished; the job is CANCELLED.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: when the job is over.
+        """
+        job = self._changed(job_id, "cancel", lambda conn: job_writes.end(conn, job_id, JobStatus.CANCELLED, error=None))
+        self._recorder.revoke_unfinished(job_id)
+        return self._runtime.snapshots.of(job)
+
+    def _changed(self, job_id: str, what: str, work: Callable[[Connection], Any]) -> RowMapping:
+        job: RowMapping | None = self._runtime.database.write(work)
+        if job is None:
+            status = self._runtime.jobs.snapshot(job_id).status
+            raise IllegalTransition(f"Cannot {what} job {job_id}: it is {status}.")
+        logger.info(f"job_{what}", job_id=job_id)
+        self._recorder.broadcast(job, fresh=True)
+        return job

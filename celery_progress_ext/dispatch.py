@@ -1,0 +1,110 @@
+"""Sending chunks and bodies again, outside Celery's own chord."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.canvas import Signature
+from celery.result import AsyncResult
+from sqlalchemy.engine import RowMapping
+
+from celery_progress_ext import ids
+from celery_progress_ext.exceptions import ProgressError
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.jobs import as_json
+
+logger = structlog.get_logger(__name__)
+
+#: States of a Celery result that will not change any more by themselves.
+SUCCESS, FAILURE = "SUCCESS", "FAILURE"
+
+
+class ResultLost(ProgressError):
+    """A finished chunk's result is in neither the rows nor the result backend; return small references from chunks."""
+
+
+class Dispatch:
+    """Publishes what the rows say is due, and asks Celery what it knows."""
+
+    def __init__(self, app: Celery, database: Database) -> None:
+        self._app = app
+        self._database = database
+
+    def chunk(self, chunk: RowMapping) -> None:
+        """Publish a chunk under the task id that its row carries."""
+        signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
+        signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
+        logger.info(
+            "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]
+        )
+
+    def body(self, job: RowMapping) -> None:
+        """Publish the body with the results of the completed chunks, in chunk order.
+
+        :raises ResultLost: when a result is nowhere to be had.
+        """
+        # The first dispatch is Celery's chord's own, so ours are numbered from 2.
+        task_id = ids.body_task_id(job["id"], job["body_dispatches"] + 1)
+        signature = Signature.from_dict(as_json(job["body_signature"]), app=self._app)
+        signature.apply_async((self.results(job["id"]),), task_id=task_id, root_id=job["id"])
+        logger.info("body_dispatched", job_id=job["id"], task_id=task_id)
+
+    def results(self, job_id: str) -> list[Any]:
+        """What the completed chunks returned, in chunk order."""
+        rows = self._database.rows(
+            """SELECT chunk_index, task_id, result FROM document_ocr_chunks
+               WHERE job_id = :id AND status = 'completed' ORDER BY chunk_index""",
+            id=job_id,
+        )
+        return [as_json(row["result"])[0] if row["result"] is not None else self._backend_result(row) for row in rows]
+
+    def outcome(self, task_id: str) -> tuple[str, Any]:
+        """The state and result of a task as the result backend knows them; ``PENDING`` for what it does not know."""
+        meta = AsyncResult(task_id, app=self._app)._get_task_meta()
+        return str(meta.get("status", "PENDING")), meta.get("result")
+
+    def waiting(self, signature: Mapping[str, Any]) -> int | None:
+        """How many messages wait in the queue that a chunk goes to; None where the broker does not say."""
+        queue = self.queue_of(signature)
+        try:
+            with self._app.connection_for_write() as connection, connection.channel() as channel:
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except (OSError, *self._app.connection_for_write().channel_errors) as error:
+            if getattr(error, "reply_code", getattr(error, "code", None)) == 404:
+                return 0
+            logger.warning("queue_depth_unknown", queue=queue, error=type(error).__name__)
+            return None
+
+    def queue_of(self, signature: Mapping[str, Any]) -> str:
+        """The name of the queue that a chunk's messages go to."""
+        options = dict(signature.get("options") or {})
+        route = self._app.amqp.router.route(
+            {"queue": options["queue"]} if options.get("queue") else {}, signature["task"]
+        )
+        queue = route.get("queue")
+        return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
+
+    def revoke(self, task_ids: list[str]) -> None:
+        """Stop tasks, queued or running; best effort, the rows are the guarantee."""
+        if task_ids:
+            self._app.control.revoke(task_ids, terminate=True)
+
+    def _backend_result(self, row: RowMapping) -> Any:
+        state, result = self.outcome(row["task_id"])
+        if state != SUCCESS:
+            raise ResultLost(
+                f"The result of chunk {row['chunk_index'] + 1} is gone; it was too large to keep in its row."
+                " Return a small reference from the chunk's task, or raise result_expires."
+            )
+        return result
+
+
+def worker_name() -> str:
+    """This process, as a chunk's row names who works on it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+

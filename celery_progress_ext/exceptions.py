@@ -1,0 +1,45 @@
+"""What can go wrong, one class per thing a caller would handle differently.
+
+The docstring of a class is its default message, so that an error raised bare still says what to do.
+"""
+
+from __future__ import annotations
+
+
+class ProgressError(Exception):
+    """Tracking a job failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class JobNotFound(ProgressError):
+    """There is no such job; it may have been removed by retention (progress_retention_days)."""
+
+
+class ChunkNotFound(ProgressError):
+    """There is no such chunk; it may have been removed by retention (progress_retention_days)."""
+
+
+class IllegalTransition(ProgressError):
+    """The job is in a state that does not allow this; look at its status and try again."""
+
+
+class InvalidCanvas(ProgressError):
+    """The header or the body cannot be tracked; give a non-empty list of task signatures and a task as body."""
+
+
+class DatabaseNotMigrated(ProgressError):
+    """The progress tables are missing or old; run `celery -A APP progress migrate`."""
+
+
+class MissingExtra(ProgressError):
+    """An optional dependency is missing; install the extra that the message names."""
+
+
+class InvalidSetting(ProgressError):
+    """A progress_* setting has a value that cannot be used."""
+
+
+class NotConfigured(ProgressError):
+    """No CeleryProgress has been set up in this process; call CeleryProgress(app) next to your Celery app."""

@@ -1,0 +1,218 @@
+"""``CeleryProgress``: the one object that a Celery project sets up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import structlog
+from celery import Celery, Task, signals
+
+from celery_progress_ext import canvas, guard, runtime
+from celery_progress_ext import signals as receivers
+from celery_progress_ext.broadcast import Broadcaster
+from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.config import Settings
+from celery_progress_ext.control import Control
+from celery_progress_ext.dispatch import Dispatch
+from celery_progress_ext.exceptions import NotConfigured
+from celery_progress_ext.heartbeat import Heartbeats, Work
+from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.reconciler import Reconciler
+from celery_progress_ext.recorder import Recorder
+from celery_progress_ext.reporting import Reporter
+from celery_progress_ext.runtime import Runtime
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
+from celery_progress_ext.storage.due import Drift, audit
+from celery_progress_ext.storage.migrate import migrate
+
+logger = structlog.get_logger(__name__)
+
+TICK = "celery_progress_ext.tick"
+_ATTRIBUTE = "celery_progress"
+
+
+class CeleryProgress:
+    """Tracks the tracked chords of a Celery app.
+
+    .. code-block:: python
+
+        app = Celery("proj")
+        progress = CeleryProgress(app)   # or CeleryProgress() and init_app(app) later
+
+    It connects receivers of Celery's signals, guards the app's tasks, and adds its beat task. Settings are read when
+    first needed, so the app may be configured after it.
+    """
+
+    def __init__(self, app: Celery | None = None) -> None:
+        self._app: Celery | None = None
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Set up tracking for ``app``; a second call for the same app changes nothing."""
+        if getattr(app, _ATTRIBUTE, None) is self:
+            return
+        self._app = app
+        setattr(app, _ATTRIBUTE, self)
+        runtime.use(self.runtime)
+        canvas.bind(CeleryProgress.of)
+        receivers.connect(_extension_of)
+        app.task(name=TICK, ignore_result=True, bind=True)(_tick)
+        app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
+        # Modules that a worker imports after the app is finalized bring tasks of their own.
+        signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")
+
+    @staticmethod
+    def of(app: Celery) -> CeleryProgress:
+        """The extension of an app.
+
+        :raises NotConfigured: where the app has none.
+        """
+        found = _extension_of(app)
+        if found is None:
+            raise NotConfigured
+        return found
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app."""
+        if self._app is None:
+            raise NotConfigured
+        return self._app
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Settings, database, broadcaster and services of this process."""
+        return Runtime(lambda: self.app.conf)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read once."""
+        return self.runtime.settings
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a sign of life lasts."""
+        return self.settings.lease_seconds
+
+    @property
+    def database(self) -> Database:
+        """Where the rows are."""
+        return self.runtime.database
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        """Where snapshots go."""
+        return self.runtime.broadcaster
+
+    @property
+    def jobs(self) -> JobTrackingService:
+        """Reads jobs."""
+        return self.runtime.jobs
+
+    @property
+    def chunks(self) -> OCRChunkService:
+        """Reads chunks' counts."""
+        return self.runtime.chunks
+
+    @cached_property
+    def dispatch(self) -> Dispatch:
+        """Sends chunks and bodies again."""
+        return Dispatch(self.app, self.database)
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Records what tasks report."""
+        return Recorder(self.runtime, self.dispatch)
+
+    @cached_property
+    def heartbeats(self) -> Heartbeats:
+        """The tasks at work in this process."""
+        return Heartbeats(self.recorder, self.settings)
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """Finishes what was lost."""
+        return Reconciler(self.runtime, self.recorder, self.dispatch)
+
+    @cached_property
+    def _control(self) -> Control:
+        return Control(self.runtime, self.recorder, self.dispatch)
+
+    @cached_property
+    def _reporter(self) -> Reporter:
+        return Reporter(self.heartbeats)
+
+    def report(self, task: Task, *, done: int, total: int | None = None) -> None:
+        """A task says how many pages of its chunk (or of the merge) are done; cheap, call it after each page.
+
+        Outside a tracked job it does nothing, so a task can also be called by itself.
+
+        :raises Superseded: a ``celery.exceptions.Ignore``, when the job was cancelled or another attempt took over;
+            let it pass.
+        """
+        self._reporter.report(task, done=done, total=total)
+
+    def attempt(self, task: Task) -> int:
+        """This run's attempt, the fencing token for what it writes; 0 for a first run that is not recorded yet."""
+        work: Work | None = self.heartbeats.get(task.request.id)
+        return (work.attempt or 0) if work else 0
+
+    def job(self, job_id: str) -> TrackedJob:
+        """The handle of a job that was published before, here or elsewhere."""
+        return TrackedJob(job_id, self, app=self.app)
+
+    def watch(self, job_id: str) -> Iterator[JobSnapshot]:
+        """Snapshots of a job as they come, to the terminal one."""
+        return self.job(job_id).watch()
+
+    def retry_failed(self, job_id: str) -> JobSnapshot:
+        """Run only what did not finish again, and then the body.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
+        """
+        return self._control.retry_failed(job_id)
+
+    def cancel(self, job_id: str) -> JobSnapshot:
+        """Stop what is queued or running, keep what is finished.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: when the job is over.
+        """
+        return self._control.cancel(job_id)
+
+    def migrate(self) -> str:
+        """Make or upgrade the tables; the revision they are at then."""
+        return migrate(self.database)
+
+    def audit(self) -> list[Drift]:
+        """Recount every job from its chunk rows; the jobs whose counters differ."""
+        return audit(self.database)
+
+    def _on_finalized(self, sender: Celery, **_: Any) -> None:
+        guard.install(sender, receivers.check)
+        seconds = self.settings.tick_seconds
+        # `expires`: a backlog of ticks that waited for a worker is worth one tick (F24).
+        sender.add_periodic_task(seconds, sender.tasks[TICK].s(), name=TICK, expires=seconds)
+
+
+def _tick(self: Task) -> dict[str, int]:
+    """Beat's task: heal what was lost, and send a sign of life of every running job."""
+    return CeleryProgress.of(self.app).reconciler.tick()
+
+
+def _extension_of(app: Celery) -> CeleryProgress | None:
+    found = getattr(app, _ATTRIBUTE, None)
+    return found if isinstance(found, CeleryProgress) else None
+
+
+def _on_worker_init(sender: Any = None, **_: Any) -> None:
+    app = getattr(sender, "app", None)
+    if app is not None and _extension_of(app) is not None:
+        guard.install(app, receivers.check)
+        with suppress(Exception):
+            logger.info("tracking_ready", tasks=len(app.tasks))

@@ -1,0 +1,40 @@
+"""What stands between a delivered message and the user's code: a body runs once, a finished chunk not again.
+
+Celery has no hook that may refuse a task but ``Task.before_start``, whose ``Ignore`` acknowledges the message without
+effect; a task_prerun receiver's exception is swallowed. So every task class of the app gets a ``before_start`` that
+looks at the task id first; for a task that is not tracked it costs a prefix test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Ignore
+
+_MARK = "_celery_progress_guard"
+
+Check = Callable[[Task, str], None]
+
+
+class Superseded(Ignore):
+    """This run does not count any more: the job ended, or another attempt took over. Celery drops it quietly."""
+
+
+def install(app: Celery, check: Check) -> None:
+    """Give every task of the app the check; tasks that have it already are left alone."""
+    for name, task in list(app.tasks.items()):
+        if not name.startswith("celery.") and not hasattr(type(task), _MARK):
+            _wrap(type(task), check)
+
+
+def _wrap(cls: type[Any], check: Check) -> None:
+    original = cls.before_start
+
+    def before_start(self: Task, task_id: str, args: Any, kwargs: Any) -> None:
+        check(self, task_id)
+        original(self, task_id, args, kwargs)
+
+    cls.before_start = before_start
+    setattr(cls, _MARK, True)

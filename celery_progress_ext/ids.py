@@ -1,0 +1,66 @@
+"""Task ids that say what they belong to, so that a receiver needs no query and an untracked task costs a prefix test.
+
+=====================  ==================================
+``job_ab12``           the job, and the first body it sends
+``job_ab12.b2``        the body, sent for the second time
+``job_ab12.c4``        the row of chunk 4
+``job_ab12.c4.1``      chunk 4, sent for the first time
+=====================  ==================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+_PREFIX = "job_"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskId:
+    """A tracked task id taken apart; ``chunk_index`` is None for a body."""
+
+    job_id: str
+    chunk_index: int | None
+    dispatch: int
+
+    @property
+    def chunk_id(self) -> str:
+        """The id of the chunk's row."""
+        return f"{self.job_id}.c{self.chunk_index}"
+
+
+def new_job_id() -> str:
+    """A job id that nobody can guess."""
+    return _PREFIX + uuid4().hex
+
+
+def chunk_id(job_id: str, index: int) -> str:
+    """The id of a chunk's row."""
+    return f"{job_id}.c{index}"
+
+
+def chunk_task_id(job_id: str, index: int, dispatch: int) -> str:
+    """The id of the task that works on a chunk, sent for the ``dispatch``-th time (from 1)."""
+    return f"{job_id}.c{index}.{dispatch}"
+
+
+def body_task_id(job_id: str, dispatch: int) -> str:
+    """The id of the body's task; the first is the job id itself, so that the job's result is the body's."""
+    return job_id if dispatch <= 1 else f"{job_id}.b{dispatch}"
+
+
+def parse(task_id: str | None) -> TaskId | None:
+    """What a task id belongs to; None for a task that is not tracked."""
+    if not task_id or not task_id.startswith(_PREFIX):
+        return None
+    job_id, _, rest = task_id.partition(".")
+    try:
+        if not rest:
+            return TaskId(job_id, None, 1)
+        if rest[0] == "b":
+            return TaskId(job_id, None, int(rest[1:]))
+        index, _, dispatch = rest[1:].partition(".")
+        return TaskId(job_id, int(index), int(dispatch)) if rest[0] == "c" else None
+    except ValueError:
+        return None

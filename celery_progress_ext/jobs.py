@@ -1,0 +1,174 @@
+"""A job: one run over one document. Its statuses, the transitions between them, and its snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from celery_progress_ext.chunks import ChunkProgress, format_chunk_failure_message
+from celery_progress_ext.eta import Eta
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. The last four are terminal."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run is over. Only a retry leaves a terminal status."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELLED})
+ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
+
+#: The new status, and the statuses it may come from.
+JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+    {
+        JobStatus.PENDING: frozenset(),
+        # PARTIAL, FAILED and CANCELLED come back by a retry of what did not finish.
+        JobStatus.PROCESSING: ACTIVE | {JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELLED},
+        JobStatus.COMPLETED: frozenset({JobStatus.PROCESSING}),
+        JobStatus.PARTIAL: frozenset({JobStatus.PROCESSING}),
+        JobStatus.FAILED: ACTIVE,
+        JobStatus.CANCELLED: ACTIVE,
+    }
+)
+
+#: From where a person may retry. A COMPLETED job has nothing left to do.
+RETRYABLE = JOB_TRANSITIONS[JobStatus.PROCESSING] - ACTIVE
+
+#: The SSE event that a snapshot of this status goes out as.
+EVENT_NAMES: Mapping[JobStatus, str] = MappingProxyType(
+    {
+        JobStatus.PENDING: "progress",
+        JobStatus.PROCESSING: "progress",
+        JobStatus.COMPLETED: "completed",
+        JobStatus.PARTIAL: "partial",
+        JobStatus.FAILED: "failed",
+        JobStatus.CANCELLED: "cancelled",
+    }
+)
+TERMINAL_EVENTS = frozenset(EVENT_NAMES[status] for status in TERMINAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkFailure:
+    """A failed chunk, for a person. ``unit`` is what the range counts, pages unless the job says otherwise."""
+
+    chunk_index: int
+    page_start: int
+    page_end: int
+    error: str
+    unit: str = "pages"
+
+    @property
+    def message(self) -> str:
+        """``Chunk 5 (pages 101-125) failed: …``."""
+        return format_chunk_failure_message(self.chunk_index, self.page_start, self.page_end, self.error, self.unit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The failure as on the wire."""
+        return {
+            "chunk_index": self.chunk_index,
+            "page_start": self.page_start,
+            "page_end": self.page_end,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StalledChunk:
+    """A chunk that is alive but makes no page progress, or whose lease ran out."""
+
+    chunk_index: int
+    page_start: int
+    page_end: int
+    seconds: float
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stalled chunk as on the wire; ``seconds`` since it last made progress."""
+        return {
+            "chunk_index": self.chunk_index,
+            "page_start": self.page_start,
+            "page_end": self.page_end,
+            "seconds": round(self.seconds, 1),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSnapshot:
+    """The whole current truth about a job. Times are seconds since the epoch on the database's clock."""
+
+    job_id: str
+    matter_id: str
+    document_id: str
+    version: int
+    status: JobStatus
+    stage: str
+    stage_name: str
+    progress_pct: int
+    chunks: ChunkProgress
+    pages_total: int
+    pages_done: int
+    created_at: float
+    error: str | None = None
+    eta: Eta | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[ChunkFailure, ...] = ()
+    stalled: tuple[StalledChunk, ...] = ()
+    heartbeat_at: float | None = None
+    finished_at: float | None = None
+    unit: str = "pages"
+
+    @property
+    def event(self) -> str:
+        """The SSE event name: ``progress`` while running, else the terminal one."""
+        return EVENT_NAMES[self.status]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that every event, and every HTTP answer about a job, carries."""
+        return {
+            "job_id": self.job_id,
+            "matter_id": self.matter_id,
+            "document_id": self.document_id,
+            "version": self.version,
+            "status": self.status.value,
+            "stage": self.stage,
+            "stage_name": self.stage_name,
+            "progress_pct": self.progress_pct,
+            "error": self.error,
+            "chunks": self.chunks.to_dict(),
+            "pages": {"total": self.pages_total, "done": self.pages_done},
+            "unit": self.unit,
+            "eta": None
+            if self.eta is None
+            else {
+                "finish_at": iso(self.eta.finish_at),
+                "earliest": iso(self.eta.earliest),
+                "latest": iso(self.eta.latest),
+            },
+            "metadata": dict(self.metadata),
+            "failures": [failure.to_dict() for failure in self.failures],
+            "stalled": [chunk.to_dict() for chunk in self.stalled],
+            "heartbeat_at": iso(self.heartbeat_at),
+            "created_at": iso(self.created_at),
+            "finished_at": iso(self.finished_at),
+        }
+
+
+def iso(seconds: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601 with offset, in UTC; None stays None."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

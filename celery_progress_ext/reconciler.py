@@ -1,0 +1,154 @@
+"""The guarantee behind the fast path: what signals, chord counters, brokers or workers lost is found and finished.
+
+Each step is idempotent and bounded, looks at rows by index and on the database's clock, and acts by the same guarded
+changes as everyone else; so two beats, late ticks and a tick that dies half-way do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+
+import structlog
+from sqlalchemy.engine import RowMapping
+
+from celery_progress_ext import ids
+from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
+from celery_progress_ext.ids import TaskId
+from celery_progress_ext.recorder import Recorder
+from celery_progress_ext.runtime import Runtime
+from celery_progress_ext.signals import describe
+from celery_progress_ext.storage import due
+from celery_progress_ext.storage.jobs import as_json
+
+logger = structlog.get_logger(__name__)
+
+#: Snapshots built and sent in one go by the heartbeat.
+_PAGE = 200
+#: What a person is told of a chunk that no worker ever takes.
+_NEVER_STARTED = "no worker started it, although it was sent {times} times and its queue is empty"
+
+
+class Reconciler:
+    """One tick: heal, then tell everyone how every running job is."""
+
+    def __init__(self, runtime: Runtime, recorder: Recorder, dispatch: Dispatch) -> None:
+        self._runtime = runtime
+        self._recorder = recorder
+        self._dispatch = dispatch
+
+    def tick(self) -> dict[str, int]:
+        """Run every step, each even where another fails; how many rows each looked at."""
+        steps: tuple[Callable[[], int], ...] = (
+            self.heal_lapsed,
+            self.heal_overdue,
+            self.heal_settled,
+            self.beat,
+            self.forget,
+        )
+        return {step.__name__: self._run(step) for step in steps}
+
+    def heal_lapsed(self) -> int:
+        """A chunk whose worker is silent: record what it achieved, or send it again."""
+        rows = due.lapsed_chunks(self._runtime.database)
+        for row in rows:
+            self._each(self._heal_lapsed, row)
+        return len(rows)
+
+    def heal_overdue(self) -> int:
+        """A chunk that should have been started: wait while its queue holds messages, else it was lost."""
+        rows = due.overdue_chunks(self._runtime.database)
+        depths: dict[str, int | None] = {}
+        for job_id, found in groupby(sorted(rows, key=lambda row: str(row["job_id"])), key=lambda row: row["job_id"]):
+            chunks = list(found)
+            signature = as_json(chunks[0]["signature"])
+            queue = self._dispatch.queue_of(signature)
+            if queue not in depths:
+                depths[queue] = self._dispatch.waiting(signature)
+            if depths[queue] != 0:
+                due.extend(self._runtime.database, job_id, seconds=self._runtime.settings.lease_seconds)
+                continue
+            for row in chunks:
+                self._each(self._heal_overdue, row)
+        return len(rows)
+
+    def heal_settled(self) -> int:
+        """All chunks are terminal and no body is alive: record that it is done, or publish it."""
+        rows = due.settled_jobs(self._runtime.database)
+        for row in rows:
+            self._each(self._heal_settled, row)
+        return len(rows)
+
+    def beat(self) -> int:
+        """Send the snapshot of every running job: a sign of life, and the cure for a broadcast that was lost."""
+        count, after = 0, ""
+        while rows := due.running_jobs(self._runtime.database, after=after, limit=_PAGE):
+            kept = self._runtime.broadcaster.kept_versions([row["id"] for row in rows])
+            snapshots = [self._runtime.snapshots.of(row) for row in rows]
+            self._runtime.broadcaster.publish_many(
+                (snapshot, "heartbeat" if kept.get(snapshot.job_id) == snapshot.version else None)
+                for snapshot in snapshots
+            )
+            count, after = count + len(rows), rows[-1]["id"]
+        return count
+
+    def forget(self) -> int:
+        """Delete what retention no longer keeps."""
+        return due.forget(self._runtime.database, days=self._runtime.settings.retention_days)
+
+    def _heal_lapsed(self, row: RowMapping) -> None:
+        task = _task(row)
+        if not self._record_outcome(task, row["task_id"]):
+            self._recorder.chunk_lost(
+                task, attempt=row["attempt"], reason="its worker gave no sign of life for a whole lease"
+            )
+
+    def _heal_overdue(self, row: RowMapping) -> None:
+        task = _task(row)
+        if self._record_outcome(task, row["task_id"]):
+            return
+        if row["dispatches"] > self._runtime.settings.max_attempts and not self._anyone_at_work(task.job_id):
+            self._recorder.chunk_failed(task, error=_NEVER_STARTED.format(times=row["dispatches"]))
+        else:
+            self._recorder.chunk_lost(task, attempt=None, reason="its message was lost before a worker started it")
+
+    def _record_outcome(self, task: TaskId, task_id: str) -> bool:
+        """What the result backend knows although no receiver told it: True where that settled the chunk."""
+        state, result = self._dispatch.outcome(task_id)
+        if state == SUCCESS:
+            self._recorder.chunk_succeeded(task, result=result)
+        elif state == FAILURE:
+            self._recorder.chunk_failed(task, error=describe(result))
+        return state in (SUCCESS, FAILURE)
+
+    def _anyone_at_work(self, job_id: str) -> bool:
+        return self._runtime.jobs.snapshot(job_id).chunks.processing > 0
+
+    def _heal_settled(self, row: RowMapping) -> None:
+        if row["body_attempt"] and self._dispatch.outcome(row["body_task_id"])[0] == SUCCESS:
+            self._recorder.body_succeeded(row["id"], attempt=row["body_attempt"])
+        elif row["body_tries"] >= self._runtime.settings.max_attempts:
+            self._recorder.body_failed(row["id"], error=f"its worker was lost {row['body_tries']} times")
+        else:
+            self._recorder.dispatch_body(row["id"])
+
+    def _run(self, step: Callable[[], int]) -> int:
+        try:
+            return step()
+        except Exception as error:
+            logger.warning("reconciler_step_failed", step=step.__name__, error=f"{type(error).__name__}: {error}")
+            return 0
+
+    @staticmethod
+    def _each(heal: Callable[[RowMapping], None], row: RowMapping) -> None:
+        """One row that can not be healed must not keep the others from it."""
+        try:
+            heal(row)
+        except Exception as error:
+            logger.warning("reconciler_row_failed", id=row["id"], error=f"{type(error).__name__}: {error}")
+
+
+def _task(row: RowMapping) -> TaskId:
+    task = ids.parse(row["task_id"])
+    assert task is not None
+    return task

@@ -1,0 +1,72 @@
+"""What a process needs to track jobs: settings, database, broadcaster and services, each made on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from celery_progress_ext.broadcast import Broadcaster
+from celery_progress_ext.broadcast.memory import MemoryBroadcaster
+from celery_progress_ext.config import Settings
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots
+
+
+class Runtime:
+    """One per Celery app and process. ``conf`` is read when a setting is first needed, not before: an app may still
+    be configured after ``CeleryProgress(app)``.
+    """
+
+    def __init__(self, conf: Callable[[], Mapping[str, Any]]) -> None:
+        self._conf = conf
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read once."""
+        return Settings.read(self._conf())
+
+    @cached_property
+    def database(self) -> Database:
+        """Where the rows are."""
+        return Database(self.settings.database_url)
+
+    @cached_property
+    def broadcaster(self) -> Broadcaster:
+        """Where snapshots go. Without Redis they stay in this process, and readers elsewhere poll the database."""
+        if self.settings.redis_url is None:
+            return MemoryBroadcaster()
+        from celery_progress_ext.broadcast.redis import RedisBroadcaster
+
+        return RedisBroadcaster(self.settings.redis_url)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Rows to snapshots."""
+        return Snapshots(self.database, self.settings)
+
+    @cached_property
+    def jobs(self) -> JobTrackingService:
+        """The story's job service."""
+        return JobTrackingService(self.database, self.snapshots)
+
+    @cached_property
+    def chunks(self) -> OCRChunkService:
+        """The story's chunk service."""
+        return OCRChunkService(self.database, self.snapshots)
+
+
+_current: Runtime | None = None
+
+
+def use(runtime: Runtime) -> None:
+    """Make ``runtime`` the one that code without an app at hand gets (the story's tracker and broadcast)."""
+    global _current
+    _current = runtime
+
+
+def current() -> Runtime:
+    """The runtime of the newest ``CeleryProgress`` in this process, or one from the environment alone."""
+    global _current
+    if _current is None:
+        _current = Runtime(dict)
+    return _current

@@ -1,0 +1,8 @@
+"""Jobs, chunks and events in SQL: tables, guarded changes, snapshots and the story's two services."""
+
+from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage.migrate import current, head, migrate
+from celery_progress_ext.storage.services import JobTrackingService, OCRChunkService
+from celery_progress_ext.storage.snapshots import Snapshots
+
+__all__ = ["Database", "JobTrackingService", "OCRChunkService", "Snapshots", "current", "head", "migrate"]

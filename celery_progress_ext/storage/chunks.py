@@ -1,0 +1,298 @@
+"""Guarded changes of one chunk. Each runs in one transaction and takes effect once, however often it is reported."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
+from celery_progress_ext.storage import history
+from celery_progress_ext.storage.counters import Pacing, move
+from celery_progress_ext.storage.engine import Stale, execute
+from celery_progress_ext.storage.history import EventType
+
+#: Results larger than this stay in the result backend alone.
+RESULT_LIMIT = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change that took effect: the job's row after it (with ``now``), and the chunk's, where one changed."""
+
+    job: RowMapping
+    chunk: RowMapping | None = None
+
+
+_STARTED = "leased_until = {now} + :lease"
+_START = f"""
+UPDATE document_ocr_chunks SET status = 'processing', attempt = attempt + 1, tries = tries + 1, {_STARTED},
+    started_at = {{now}} - :elapsed, progressed_at = {{now}} - :elapsed, attempt_pages_done = 0,
+    worker = :worker, error = NULL
+WHERE id = :id AND tries < :max_tries AND status = :old
+  AND (:old = 'pending' OR leased_until < {{now}} OR attempt = :dead_attempt)
+RETURNING *
+"""
+
+
+def start(
+    conn: Connection,
+    chunk_id: str,
+    *,
+    lease: float,
+    max_tries: int,
+    elapsed: float = 0.0,
+    worker: str | None = None,
+    dead_attempt: int = -1,
+) -> Change | None:
+    """Begin a new attempt, ``elapsed`` seconds ago; its number is ``change.chunk["attempt"]``.
+
+    None where there is nothing to begin: the chunk is finished, was tried too often, or somebody alive works on it
+    (``dead_attempt`` is known to be dead although its lease still runs).
+    """
+    for old in (ChunkStatus.PENDING, ChunkStatus.PROCESSING):
+        chunk = _one(
+            conn,
+            _START,
+            id=chunk_id,
+            old=old.value,
+            lease=lease,
+            elapsed=elapsed,
+            worker=worker,
+            max_tries=max_tries,
+            dead_attempt=dead_attempt,
+        )
+        if chunk is not None:
+            job = _moved(move(conn, chunk, old=old, new=ChunkStatus.PROCESSING))
+            history.record(
+                conn, job, EventType.CHUNK_STARTED, chunk_index=chunk["chunk_index"], attempt=chunk["attempt"]
+            )
+            return Change(job=job, chunk=chunk)
+    return None
+
+
+_BEAT = f"""
+UPDATE document_ocr_chunks SET {_STARTED}
+WHERE id = :id AND attempt = :attempt AND status = 'processing'
+RETURNING job_id
+"""
+_PROGRESS = f"""
+UPDATE document_ocr_chunks SET {_STARTED}, progressed_at = {{now}} - :quiet, attempt_pages_done = :done
+WHERE id = :id AND attempt = :attempt AND status = 'processing'
+RETURNING *
+"""
+_PAGES = "UPDATE document_ocr_chunks SET pages_done = :done WHERE id = :id"
+
+
+def beat(conn: Connection, chunk_id: str, *, attempt: int, lease: float) -> bool:
+    """Renew the lease; False where this attempt is no longer the one that counts."""
+    return _one(conn, _BEAT, id=chunk_id, attempt=attempt, lease=lease) is not None
+
+
+def progress(
+    conn: Connection, chunk_id: str, *, attempt: int, done: int, lease: float, quiet: float = 0.0
+) -> Change | None:
+    """Record ``done`` pages of this attempt, the last of them ``quiet`` seconds ago, and renew the lease.
+
+    None where this attempt is no longer the one that counts.
+    """
+    chunk = _one(conn, _PROGRESS, id=chunk_id, attempt=attempt, done=done, lease=lease, quiet=quiet)
+    if chunk is None:
+        return None
+    # Pages once shown are not taken back by a restart: only what goes beyond the most ever done is added.
+    gained = max(0, min(done, chunk["page_end"] - chunk["page_start"] + 1) - chunk["pages_done"])
+    if gained:
+        execute(conn, _PAGES, id=chunk_id, done=chunk["pages_done"] + gained)
+    job = _moved(move(conn, chunk, old=ChunkStatus.PROCESSING, new=ChunkStatus.PROCESSING, pages=gained))
+    return Change(job=job, chunk=chunk)
+
+
+_COMPLETE = """
+UPDATE document_ocr_chunks SET status = 'completed', finished_at = {now}, leased_until = NULL, error = NULL,
+    result = RESULT, started_at = COALESCE(started_at, {now} - :seconds), attempt = CASE WHEN attempt = 0 THEN 1
+    ELSE attempt END
+WHERE id = :id AND status = :old
+RETURNING *
+"""
+_COMPLETE_BY_DIALECT = {
+    "sqlite": _COMPLETE.replace("RESULT", ":result"),
+    "postgresql": _COMPLETE.replace("RESULT", "CAST(:result AS jsonb)"),
+}
+_ALL_PAGES = "UPDATE document_ocr_chunks SET pages_done = page_end - page_start + 1 WHERE id = :id"
+
+
+def complete(
+    conn: Connection,
+    chunk_id: str,
+    *,
+    result: Any,
+    seconds: float | None = None,
+    grace: float,
+    likely: ChunkStatus = ChunkStatus.PROCESSING,
+    intact: bool = True,
+    eta: float | None = None,
+) -> Change | None:
+    """Record a success; a late one also wins over a failure. Counted once: None for every further report.
+
+    :param seconds: how long the work took, for the ETA; None where that is not known.
+    :param grace: seconds for Celery's chord to publish the body, when this was the last chunk.
+    :param likely: the status to look for first; the right guess saves a statement.
+    """
+    for old in _likely_first(ChunkStatus.COMPLETED, likely):
+        chunk = _one(
+            conn,
+            _COMPLETE_BY_DIALECT[conn.dialect.name],
+            id=chunk_id,
+            old=old.value,
+            seconds=seconds or 0.0,
+            result=_small_json(result),
+        )
+        if chunk is not None:
+            pages = chunk["page_end"] - chunk["page_start"] + 1
+            if pages != chunk["pages_done"]:
+                execute(conn, _ALL_PAGES, id=chunk_id)
+            job = _moved(
+                move(
+                    conn,
+                    chunk,
+                    old=old,
+                    new=ChunkStatus.COMPLETED,
+                    pages=pages - chunk["pages_done"],
+                    grace=grace,
+                    intact=intact,
+                    pacing=_pacing(pages, seconds),
+                )
+            )
+            history.record(
+                conn,
+                job,
+                EventType.CHUNK_COMPLETED,
+                chunk_index=chunk["chunk_index"],
+                attempt=chunk["attempt"],
+                eta=eta,
+            )
+            return Change(job=job, chunk=chunk)
+    return None
+
+
+_FAIL = """
+UPDATE document_ocr_chunks SET status = 'failed', finished_at = {now}, leased_until = NULL, error = :error
+WHERE id = :id AND status = :old AND dispatches = COALESCE(:dispatch, dispatches)
+  AND attempt = COALESCE(:attempt, attempt)
+RETURNING *
+"""
+
+
+def fail(
+    conn: Connection,
+    chunk_id: str,
+    *,
+    error: str,
+    attempt: int | None = None,
+    dispatch: int | None = None,
+) -> Change | None:
+    """Record a failure, of this attempt and this dispatch where they are given. None where it is out of date.
+
+    The chord can not publish the body any more, so the job is due for it as soon as all chunks are terminal.
+    """
+    for old in _likely_first(ChunkStatus.FAILED, ChunkStatus.PROCESSING):
+        chunk = _one(conn, _FAIL, id=chunk_id, old=old.value, error=error, attempt=attempt, dispatch=dispatch)
+        if chunk is not None:
+            job = _moved(move(conn, chunk, old=old, new=ChunkStatus.FAILED, intact=False))
+            history.record(
+                conn,
+                job,
+                EventType.CHUNK_FAILED,
+                chunk_index=chunk["chunk_index"],
+                attempt=chunk["attempt"],
+                message=error,
+            )
+            return Change(job=job, chunk=chunk)
+    return None
+
+
+_RELEASE = """
+UPDATE document_ocr_chunks SET status = 'pending', leased_until = {now} + :due, error = :reason,
+    dispatches = dispatches + :resend, tries = tries - (1 - :resend), task_id = :task_id, started_at = NULL, progressed_at = NULL
+WHERE id = :id AND status = :old AND dispatches = :dispatch
+  AND (CAST(:attempt AS INTEGER) IS NULL OR attempt = :attempt)
+RETURNING *
+"""
+
+
+def release(
+    conn: Connection,
+    chunk_id: str,
+    *,
+    dispatch: int,
+    task_id: str,
+    due: float,
+    reason: str,
+    attempt: int | None = None,
+    resend: bool,
+) -> Change | None:
+    """Send an unfinished chunk back to the queue; it should be started again within ``due`` seconds.
+
+    :param dispatch: the dispatch that is given up; a chunk that was sent again meanwhile is left alone.
+    :param resend: True where the caller publishes a new message under ``task_id``; False where Celery does
+        (its own retry keeps the task id).
+    """
+    for old in (ChunkStatus.PROCESSING, ChunkStatus.PENDING):
+        chunk = _one(
+            conn,
+            _RELEASE,
+            id=chunk_id,
+            old=old.value,
+            dispatch=dispatch,
+            attempt=attempt,
+            task_id=task_id,
+            due=due,
+            reason=reason,
+            resend=int(resend),
+        )
+        if chunk is not None:
+            job = _moved(move(conn, chunk, old=old, new=ChunkStatus.PENDING, intact=not resend))
+            history.record(
+                conn,
+                job,
+                EventType.CHUNK_REDISPATCHED if resend else EventType.CHUNK_RETRYING,
+                chunk_index=chunk["chunk_index"],
+                attempt=chunk["attempt"],
+                message=reason,
+            )
+            return Change(job=job, chunk=chunk)
+    return None
+
+
+def _likely_first(new: ChunkStatus, likely: ChunkStatus) -> Iterable[ChunkStatus]:
+    return sorted(CHUNK_TRANSITIONS[new], key=lambda old: (old != likely, old))
+
+
+def _one(conn: Connection, text: str, **params: Any) -> RowMapping | None:
+    return execute(conn, text, **params).mappings().first()
+
+
+def _moved(job: RowMapping | None) -> RowMapping:
+    if job is None:
+        raise Stale
+    return job
+
+
+def _pacing(pages: int, seconds: float | None) -> Pacing:
+    if seconds is None or pages <= 0:
+        return Pacing()
+    rate = max(seconds, 1e-3) / pages
+    return Pacing(chunks=1, pages=pages, seconds=seconds, log=math.log(rate))
+
+
+def _small_json(result: Any) -> str | None:
+    """In a list of one, so that a task's None differs from a result that was not kept."""
+    try:
+        text = json.dumps([result], separators=(",", ":"))
+    except (TypeError, ValueError):
+        return None
+    return text if len(text) <= RESULT_LIMIT else None

@@ -1,0 +1,124 @@
+"""The one statement that moves a job's counters when a chunk changed: O(1), whatever the number of chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.stages import Stage, StageName, stage
+from celery_progress_ext.storage.engine import execute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pacing:
+    """What a finished chunk adds to the job's pace: its pages, seconds and the logarithm of their ratio."""
+
+    chunks: int = 0
+    pages: int = 0
+    seconds: float = 0.0
+    log: float = 0.0
+
+
+_NO_PACING = Pacing()
+
+#: JSON of the story's ``metadata["chunk_processing"]``, set in place so that the rest of the metadata stays.
+_CHUNK_PROCESSING = {
+    "sqlite": """json_set(metadata, '$.chunk_processing', json_object(
+        'total_chunks', total_chunks, 'completed_chunks', completed_chunks + :completed,
+        'failed_chunks', failed_chunks + :failed, 'current_chunk_index', :chunk_index,
+        'current_page_range', json_object('start', :page_start, 'end', :page_end)))""",
+    "postgresql": """jsonb_set(metadata, '{chunk_processing}', jsonb_build_object(
+        'total_chunks', total_chunks, 'completed_chunks', completed_chunks + :completed,
+        'failed_chunks', failed_chunks + :failed, 'current_chunk_index', CAST(:chunk_index AS integer),
+        'current_page_range', jsonb_build_object('start', CAST(:page_start AS integer),
+                                                 'end', CAST(:page_end AS integer))))""",
+}
+
+
+def message_sql(row: Stage, *, completed: str, total: str) -> str:
+    """The stage's message as an SQL expression, from the same format string as everywhere."""
+    parts = {"completed": f"CAST({completed} AS TEXT)", "total": f"CAST({total} AS TEXT)"}
+    text = "'" + row.message.replace("'", "''") + "'"
+    for name, expression in parts.items():
+        text = text.replace("{" + name + "}", f"' || {expression} || '")
+    return text
+
+
+_CHUNKS = stage(StageName.CHUNK_PROCESSING)
+_MOVE = f"""
+UPDATE processing_jobs SET
+    status = 'PROCESSING',
+    stage_name = '{StageName.CHUNK_PROCESSING}',
+    stage = {message_sql(_CHUNKS, completed="(completed_chunks + :completed)", total="total_chunks")},
+    pending_chunks = pending_chunks + :pending,
+    processing_chunks = processing_chunks + :processing,
+    completed_chunks = completed_chunks + :completed,
+    failed_chunks = failed_chunks + :failed,
+    pages_done = pages_done + :pages,
+    progress_pct = (completed_chunks + :completed) * 100 / total_chunks,
+    metadata = METADATA,
+    chord_intact = chord_intact AND :intact,
+    body_due_at = CASE WHEN completed_chunks + failed_chunks + :completed + :failed = total_chunks
+                       THEN {{now}} + :grace ELSE NULL END,
+    pace_chunks = pace_chunks + :pace_chunks,
+    pace_pages = pace_pages + :pace_pages,
+    pace_seconds = pace_seconds + :pace_seconds,
+    pace_sum_log = pace_sum_log + :pace_log,
+    pace_sum_log_sq = pace_sum_log_sq + :pace_log * :pace_log,
+    started_at = COALESCE(started_at, {{now}}),
+    updated_at = {{now}},
+    version = version + 1
+WHERE id = :job_id AND status IN ('PENDING', 'PROCESSING') AND stage_name <> '{StageName.MERGE}'
+RETURNING *, {{now}} AS now
+"""
+_MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
+
+_DELTAS = {
+    ChunkStatus.PENDING: "pending",
+    ChunkStatus.PROCESSING: "processing",
+    ChunkStatus.COMPLETED: "completed",
+    ChunkStatus.FAILED: "failed",
+}
+
+
+def move(
+    conn: Connection,
+    chunk: RowMapping,
+    *,
+    old: ChunkStatus,
+    new: ChunkStatus,
+    pages: int = 0,
+    intact: bool = True,
+    grace: float = 0.0,
+    pacing: Pacing = _NO_PACING,
+) -> RowMapping | None:
+    """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done.
+
+    Returns the job's row with ``now``, or None where the run is over or its merge has begun: the counts are then
+    frozen, because they say what is in the merged file, and the caller rolls back.
+    """
+    deltas = dict.fromkeys(_DELTAS.values(), 0)
+    deltas[_DELTAS[old]] -= 1
+    deltas[_DELTAS[new]] += 1
+    return (
+        execute(
+            conn,
+            _MOVE_BY_DIALECT[conn.dialect.name],
+            job_id=chunk["job_id"],
+            chunk_index=chunk["chunk_index"],
+            page_start=chunk["page_start"],
+            page_end=chunk["page_end"],
+            pages=pages,
+            intact=intact,
+            grace=grace,
+            pace_chunks=pacing.chunks,
+            pace_pages=pacing.pages,
+            pace_seconds=pacing.seconds,
+            pace_log=pacing.log,
+            **deltas,
+        )
+        .mappings()
+        .first()
+    )

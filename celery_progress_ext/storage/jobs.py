@@ -1,0 +1,267 @@
+"""Guarded changes of a job as a whole: created, cancelled, failed, retried, or told its stage by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from celery_progress_ext.chunks import Chunk
+from celery_progress_ext.jobs import JOB_TRANSITIONS, RETRYABLE, JobStatus
+from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlier
+from celery_progress_ext.stages import stage as stage_row
+from celery_progress_ext.storage import history
+from celery_progress_ext.storage.counters import message_sql
+from celery_progress_ext.storage.engine import Stale, execute, execute_many
+from celery_progress_ext.storage.history import EventType
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewChunk:
+    """A chunk before it is published: its range, its task id and the signature it is sent with."""
+
+    id: str
+    chunk: Chunk
+    task_id: str
+    signature: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job before anything of it is published."""
+
+    id: str
+    matter_id: str
+    document_id: str
+    unit: str
+    on_chunk_failure: str
+    metadata: Mapping[str, Any]
+    body_task_id: str
+    body_signature: Mapping[str, Any]
+    chunks: Sequence[NewChunk]
+
+
+_INSERT_JOB = """
+INSERT INTO processing_jobs (id, matter_id, document_id, status, stage_name, stage, metadata, unit, on_chunk_failure,
+    total_chunks, pending_chunks, pages_total, body_signature, body_task_id, created_at, updated_at)
+VALUES (:id, :matter_id, :document_id, 'PENDING', :stage_name, :stage, :metadata, :unit, :on_chunk_failure,
+    :total, :total, :pages, :body_signature, :body_task_id, {now}, {now})
+ON CONFLICT (id) DO NOTHING
+RETURNING *, {now} AS now
+"""
+_INSERT_CHUNK = """
+INSERT INTO document_ocr_chunks (id, job_id, document_id, chunk_index, page_start, page_end, status, task_id,
+    signature, leased_until)
+VALUES (:id, :job_id, :document_id, :index, :start, :end, 'pending', :task_id, :signature, {now} + :due)
+"""
+
+
+def create(conn: Connection, new: NewJob, *, due: float) -> RowMapping | None:
+    """Insert the job and its chunks; each chunk should be started within ``due`` seconds.
+
+    None where the job exists already: a chain's step that a redelivery runs again.
+    """
+    queued = stage_row(StageName.QUEUED)
+    job = (
+        execute(
+            conn,
+            _INSERT_JOB,
+            id=new.id,
+            matter_id=new.matter_id,
+            document_id=new.document_id,
+            stage_name=queued.name.value,
+            stage=queued.format(total=len(new.chunks)),
+            metadata=json.dumps(dict(new.metadata)),
+            unit=new.unit,
+            on_chunk_failure=new.on_chunk_failure,
+            total=len(new.chunks),
+            pages=sum(row.chunk.pages for row in new.chunks),
+            body_signature=json.dumps(new.body_signature),
+            body_task_id=new.body_task_id,
+        )
+        .mappings()
+        .first()
+    )
+    if job is None:
+        return None
+    execute_many(
+        conn,
+        _INSERT_CHUNK,
+        [
+            {
+                "id": row.id,
+                "job_id": new.id,
+                "document_id": new.document_id,
+                "index": row.chunk.index,
+                "start": row.chunk.page_start,
+                "end": row.chunk.page_end,
+                "task_id": row.task_id,
+                "signature": json.dumps(row.signature),
+                "due": due,
+            }
+            for row in new.chunks
+        ],
+    )
+    history.record(conn, job, EventType.JOB_CREATED)
+    return job
+
+
+def _statuses(statuses: frozenset[JobStatus]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+_UNFINISHED = """
+UPDATE document_ocr_chunks SET status = 'pending', leased_until = NULL, started_at = NULL, progressed_at = NULL
+WHERE job_id = :id AND status = 'processing'
+"""
+_END = """
+UPDATE processing_jobs SET status = :status, error = :error, pending_chunks = pending_chunks + processing_chunks,
+    processing_chunks = 0, body_leased_until = NULL, body_due_at = NULL, chord_intact = FALSE_,
+    finished_at = {now}, updated_at = {now}, version = version + 1
+WHERE id = :id AND status IN (LEGAL) AND body_attempt = COALESCE(:body_attempt, body_attempt)
+RETURNING *, {now} AS now
+"""
+_END_SQL = {
+    status: _END.replace("LEGAL", _statuses(JOB_TRANSITIONS[status])).replace("FALSE_", "(1 = 0)")
+    for status in (JobStatus.FAILED, JobStatus.CANCELLED)
+}
+_END_EVENTS = {JobStatus.FAILED: EventType.JOB_FAILED, JobStatus.CANCELLED: EventType.JOB_CANCELLED}
+
+
+def end(
+    conn: Connection, job_id: str, status: JobStatus, *, error: str | None, body_attempt: int | None = None
+) -> RowMapping:
+    """End a run before its merge is done: FAILED or CANCELLED. What was finished is kept.
+
+    Chunks are locked before the job, here and everywhere, so that two changes do not wait for each other.
+
+    :raises Stale: where the job is not active, or ``body_attempt`` is out of date.
+    """
+    execute(conn, _UNFINISHED, id=job_id)
+    job = (
+        execute(conn, _END_SQL[status], id=job_id, status=status.value, error=error, body_attempt=body_attempt)
+        .mappings()
+        .first()
+    )
+    if job is None:
+        raise Stale
+    history.record(conn, job, _END_EVENTS[status], message=error)
+    return job
+
+
+_REOPEN_CHUNKS = """
+UPDATE document_ocr_chunks SET status = 'pending', dispatches = dispatches + 1, tries = 0, error = NULL,
+    leased_until = {now}, task_id = id || '.' || CAST(dispatches + 1 AS TEXT),
+    started_at = NULL, progressed_at = NULL, finished_at = NULL
+WHERE job_id = :id AND status IN ('failed', 'pending')
+"""
+_REOPEN = f"""
+UPDATE processing_jobs SET status = 'PROCESSING', stage_name = '{StageName.CHUNK_PROCESSING}',
+    stage = {message_sql(stage_row(StageName.CHUNK_PROCESSING), completed="completed_chunks", total="total_chunks")},
+    error = NULL, finished_at = NULL, merge_started_at = NULL, merge_pages_done = 0,
+    pending_chunks = pending_chunks + failed_chunks, failed_chunks = 0,
+    body_tries = 0, body_leased_until = NULL,
+    body_due_at = CASE WHEN completed_chunks = total_chunks THEN {{now}} ELSE NULL END,
+    run = run + 1, updated_at = {{now}}, version = version + 1
+WHERE id = :id AND status IN ({_statuses(RETRYABLE)})
+RETURNING *, {{now}} AS now
+"""
+
+
+def reopen(conn: Connection, job_id: str) -> RowMapping:
+    """Begin a new run of what did not finish: its chunks become due now, and the reconciler's step sends them.
+
+    :raises Stale: where the job may not be retried, as for the second of two people who press retry.
+    """
+    execute(conn, _REOPEN_CHUNKS, id=job_id)
+    job = execute(conn, _REOPEN, id=job_id).mappings().first()
+    if job is None:
+        raise Stale
+    history.record(conn, job, EventType.JOB_RETRIED)
+    return job
+
+
+_STATUS = """
+UPDATE processing_jobs SET status = :status, stage = :stage, stage_name = :stage_name,
+    progress_pct = CASE WHEN :pct > progress_pct THEN :pct ELSE progress_pct END,
+    metadata = :metadata, error = COALESCE(:error, error),
+    finished_at = CASE WHEN :terminal = 1 THEN {now} ELSE finished_at END,
+    updated_at = {now}, version = version + 1
+WHERE id = :id AND version = :version
+RETURNING *, {now} AS now
+"""
+_BY_ID = "SELECT * FROM processing_jobs WHERE id = :id"
+_UPDATE_TRIES = 20
+
+
+def update_status(
+    conn: Connection,
+    job_id: str,
+    *,
+    status: JobStatus,
+    stage: str | None,
+    progress_pct: int | None,
+    metadata: Mapping[str, Any] | None,
+    error: str | None,
+) -> RowMapping | None:
+    """What a caller says of a job it tracks by hand; None where the transition is not legal or the job unknown.
+
+    The percent never goes down, a stage never goes back to an earlier one, and metadata is merged.
+    """
+    for _ in range(_UPDATE_TRIES):
+        row = execute(conn, _BY_ID, id=job_id).mappings().first()
+        if row is None or JobStatus(row["status"]) not in _may_become(status):
+            return None
+        merged = {**as_json(row["metadata"]), **(metadata or {})}
+        name = _stage_name(stage, row["stage_name"])
+        if stage is None or earlier(name, row["stage_name"]):
+            stage, name = row["stage"], row["stage_name"]
+        updated = (
+            execute(
+                conn,
+                _STATUS,
+                id=job_id,
+                version=row["version"],
+                status=status.value,
+                stage=stage,
+                stage_name=name,
+                pct=progress_pct if progress_pct is not None else row["progress_pct"],
+                metadata=json.dumps(merged),
+                error=error,
+                terminal=int(status.terminal),
+            )
+            .mappings()
+            .first()
+        )
+        if updated is not None:
+            history.record(conn, updated, EventType.STATUS_UPDATED, message=updated["stage"])
+            return updated
+    return None
+
+
+def _may_become(status: JobStatus) -> frozenset[JobStatus]:
+    return JOB_TRANSITIONS[status] - (RETRYABLE if status is JobStatus.PROCESSING else frozenset())
+
+
+def _stage_name(message: str | None, current: str) -> str:
+    """The stage whose message this is; an own message leaves the stage where it is."""
+    if message is None:
+        return current
+    for row in PIPELINE_STAGES:
+        if _matches(row, message):
+            return row.name.value
+    return current
+
+
+def _matches(row: Stage, message: str) -> bool:
+    return message.startswith(row.message.split("{", 1)[0])
+
+
+def as_json(value: Any) -> Any:
+    """A JSON column of a textual query: PostgreSQL's driver has parsed it, SQLite's has not."""
+    return json.loads(value) if isinstance(value, str) else value
+
+

@@ -1,0 +1,134 @@
+"""The three tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+_JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.Integer, nullable=False, server_default="0")
+
+
+def _real(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+processing_jobs = sa.Table(
+    "processing_jobs",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("matter_id", sa.String(255), nullable=False),
+    sa.Column("document_id", sa.String(255), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("stage_name", sa.String(32), nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("progress_pct", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("metadata", _JSON, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("unit", sa.String(32), nullable=False, server_default="pages"),
+    # What a failed chunk means: 'partial' (the others go on) or 'fail'.
+    sa.Column("on_chunk_failure", sa.String(16), nullable=False, server_default="partial"),
+    # Counters, kept in the transaction that changes the chunk; `audit` recounts them.
+    _count("total_chunks"),
+    _count("pending_chunks"),
+    _count("processing_chunks"),
+    _count("completed_chunks"),
+    _count("failed_chunks"),
+    _count("pages_total"),
+    _count("pages_done"),
+    # Grows by one with every change; the `id:` of the live stream.
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    # Starts at 1, grows with every retry by a person.
+    sa.Column("run", sa.Integer, nullable=False, server_default="1"),
+    # Whether Celery's own chord can still publish the body: no header task failed or was sent again.
+    sa.Column("chord_intact", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("body_signature", _JSON, nullable=False),
+    sa.Column("body_task_id", sa.String(255), nullable=False),
+    _count("body_attempt"),
+    _count("body_tries"),
+    _count("body_dispatches"),
+    # A claimed body is alive until then; None when none is claimed.
+    sa.Column("body_leased_until", sa.Double),
+    # When somebody else should have published the body: from then on the reconciler does.
+    sa.Column("body_due_at", sa.Double),
+    _count("merge_pages_done"),
+    # Sufficient statistics of the finished chunks for the ETA (eta.Pace).
+    _count("pace_chunks"),
+    _count("pace_pages"),
+    _real("pace_seconds"),
+    _real("pace_sum_log"),
+    _real("pace_sum_log_sq"),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("merge_started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Index("ix_processing_jobs_matter_created", "matter_id", "created_at"),
+    sa.Index("ix_processing_jobs_document_created", "document_id", "created_at"),
+    sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
+    sa.Index("ix_processing_jobs_finished_at", "finished_at"),
+)
+
+document_ocr_chunks = sa.Table(
+    "document_ocr_chunks",
+    metadata,
+    sa.Column("id", sa.String(80), primary_key=True),
+    sa.Column("job_id", sa.String(64), sa.ForeignKey(processing_jobs.c.id, ondelete="CASCADE"), nullable=False),
+    sa.Column("document_id", sa.String(255), nullable=False),
+    sa.Column("chunk_index", sa.Integer, nullable=False),
+    sa.Column("page_start", sa.Integer, nullable=False),
+    sa.Column("page_end", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    # Allocated here at every start: the fencing token of whoever works on the chunk.
+    _count("attempt"),
+    # Starts since the job was created or a person retried it; the limit is progress_max_attempts.
+    _count("tries"),
+    # How often the chunk was sent to the broker; part of the task id of the newest message.
+    sa.Column("dispatches", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("task_id", sa.String(255), nullable=False),
+    sa.Column("signature", _JSON, nullable=False),
+    # What the task returned, where that is small JSON: the body can then run without the result backend.
+    sa.Column("result", _JSON),
+    # processing: alive until then. pending: should have been started by then.
+    sa.Column("leased_until", sa.Double),
+    sa.Column("started_at", sa.Double),
+    sa.Column("progressed_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    # Most pages ever done, so that a restart does not take back what was shown; and pages of this attempt.
+    _count("pages_done"),
+    _count("attempt_pages_done"),
+    sa.Column("error", sa.Text),
+    sa.Column("worker", sa.String(255)),
+    sa.UniqueConstraint("job_id", "chunk_index"),
+    sa.Index("ix_document_ocr_chunks_job_status", "job_id", "status", "chunk_index"),
+    sa.Index("ix_document_ocr_chunks_status_leased", "status", "leased_until"),
+)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(64), sa.ForeignKey(processing_jobs.c.id, ondelete="CASCADE"), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("chunk_index", sa.Integer),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("message", sa.Text),
+    # The finish time that readers had been given last when this happened.
+    sa.Column("eta_finish_at", sa.Double),
+    sa.Index("ix_job_events_job_version", "job_id", "version"),
+)

@@ -1,0 +1,266 @@
+"""From rows to the whole truth about a job. What needs a query beside the job's row is bounded and short-lived."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import RowMapping
+
+from celery_progress_ext.chunks import ChunkProgress
+from celery_progress_ext.config import Settings
+from celery_progress_ext.eta import Eta, Pace, RunningChunk, estimate
+from celery_progress_ext.exceptions import JobNotFound
+from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, StalledChunk
+from celery_progress_ext.stages import StageName
+from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage.jobs import as_json
+
+#: Failures and stalled chunks named in one snapshot; the counts are always exact.
+NAMED_LIMIT = 100
+#: How old the view of the running chunks (ETA, stalled) may be, so that a completion costs O(1). Seconds.
+VIEW_SECONDS = 1.0
+_CACHED_JOBS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    taken_at: float
+    eta: Eta | None
+    stalled: tuple[StalledChunk, ...]
+
+
+class Snapshots:
+    """Reads snapshots; keeps the page counts of recent jobs' chunks, which never change, for their ETA."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._sizes: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._views: OrderedDict[str, _View] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, job_id: str) -> JobSnapshot:
+        """The snapshot of a job as it is now.
+
+        :raises JobNotFound: when there is no such job.
+        """
+        row = self._database.row("SELECT *, {now} AS now FROM processing_jobs WHERE id = :id", id=job_id)
+        if row is None:
+            raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
+        return self.of(row)
+
+    def find(
+        self, *, matter_id: str | None = None, active_only: bool = False, limit: int = 50
+    ) -> list[JobSnapshot]:
+        """Snapshots, newest first."""
+        conditions = ["1 = 1"]
+        if matter_id is not None:
+            conditions.append("matter_id = :matter_id")
+        if active_only:
+            conditions.append("status IN ('PENDING', 'PROCESSING')")
+        rows = self._database.rows(
+            f"SELECT *, {{now}} AS now FROM processing_jobs WHERE {' AND '.join(conditions)}"
+            " ORDER BY created_at DESC, id LIMIT :limit",
+            limit=limit,
+            **({} if matter_id is None else {"matter_id": matter_id}),
+        )
+        return [self.of(row) for row in rows]
+
+    def of(self, job: RowMapping, *, fresh: bool = True, freed: int = 0) -> JobSnapshot:
+        """The snapshot that belongs to a job's row (with ``now``).
+
+        :param fresh: False where the view of the running chunks may be up to ``VIEW_SECONDS`` old.
+        :param freed: slots that have just been freed and will take a pending chunk at once.
+        """
+        status = JobStatus(job["status"])
+        view = _View(0.0, None, ()) if status.terminal else self._view(job, fresh=fresh, freed=freed)
+        return JobSnapshot(
+            job_id=job["id"],
+            matter_id=job["matter_id"],
+            document_id=job["document_id"],
+            version=job["version"],
+            status=status,
+            stage=job["stage"],
+            stage_name=job["stage_name"],
+            progress_pct=job["progress_pct"],
+            chunks=chunk_progress(job),
+            pages_total=job["pages_total"],
+            pages_done=job["pages_done"],
+            created_at=job["created_at"],
+            error=job["error"],
+            eta=view.eta,
+            metadata=_metadata(job),
+            failures=self._failures(job) if job["failed_chunks"] else (),
+            stalled=view.stalled,
+            heartbeat_at=job["now"],
+            finished_at=job["finished_at"],
+            unit=job["unit"],
+        )
+
+    def last_eta(self, job_id: str) -> float | None:
+        """The finish time that this process gave last for a job."""
+        view = self._views.get(job_id)
+        return view.eta.finish_at if view is not None and view.eta is not None else None
+
+    def _failures(self, job: RowMapping) -> tuple[ChunkFailure, ...]:
+        rows = self._database.rows(
+            """SELECT chunk_index, page_start, page_end, error FROM document_ocr_chunks
+               WHERE job_id = :id AND status = 'failed' ORDER BY chunk_index LIMIT :limit""",
+            id=job["id"],
+            limit=NAMED_LIMIT,
+        )
+        return tuple(
+            ChunkFailure(
+                chunk_index=row["chunk_index"],
+                page_start=row["page_start"],
+                page_end=row["page_end"],
+                error=row["error"] or "unknown error",
+                unit=job["unit"],
+            )
+            for row in rows
+        )
+
+    def _view(self, job: RowMapping, *, fresh: bool, freed: int) -> _View:
+        kept = self._views.get(job["id"])
+        if kept is not None and not fresh and time.monotonic() - kept.taken_at < VIEW_SECONDS:
+            return kept
+        running = self._database.rows(
+            """SELECT chunk_index, page_start, page_end, attempt_pages_done, started_at, progressed_at, leased_until
+               FROM document_ocr_chunks WHERE job_id = :id AND status = 'processing' ORDER BY chunk_index""",
+            id=job["id"],
+        )
+        view = _View(time.monotonic(), self._eta(job, running, freed), self._stalled(job, running))
+        with self._lock:
+            self._views[job["id"]] = view
+            while len(self._views) > _CACHED_JOBS:
+                self._views.popitem(last=False)
+        return view
+
+    def _eta(self, job: RowMapping, running: Sequence[RowMapping], freed: int) -> Eta | None:
+        now = job["now"]
+        pending = self._pending_sizes(job)
+        if job["stage_name"] == StageName.MERGE:
+            pending = ()
+        return estimate(
+            now=now,
+            pending=pending,
+            running=[
+                RunningChunk(
+                    pages=row["page_end"] - row["page_start"] + 1,
+                    done=row["attempt_pages_done"],
+                    elapsed=max(0.0, now - (row["started_at"] or now)),
+                    quiet=max(0.0, now - (row["progressed_at"] or now)),
+                )
+                for row in running
+            ],
+            pace=Pace(
+                chunks=job["pace_chunks"],
+                pages=job["pace_pages"],
+                seconds=job["pace_seconds"],
+                sum_log=job["pace_sum_log"],
+                sum_log_sq=job["pace_sum_log_sq"],
+            ),
+            slots=max(1, len(running) + (freed if pending else 0)),
+            merge_seconds=_merge_seconds(job),
+        )
+
+    def _pending_sizes(self, job: RowMapping) -> tuple[int, ...]:
+        """Page counts of the chunks not started: the last ones of the dispatch order, which queues keep."""
+        count = job["pending_chunks"]
+        if not count:
+            return ()
+        sizes = self._sizes.get(job["id"])
+        if sizes is None:
+            rows = self._database.rows(
+                "SELECT page_end - page_start + 1 AS pages FROM document_ocr_chunks WHERE job_id = :id"
+                " ORDER BY chunk_index",
+                id=job["id"],
+            )
+            sizes = tuple(row["pages"] for row in rows)
+            with self._lock:
+                self._sizes[job["id"]] = sizes
+                while len(self._sizes) > _CACHED_JOBS:
+                    self._sizes.popitem(last=False)
+        return sizes[-count:]
+
+    def _stalled(self, job: RowMapping, running: Sequence[RowMapping]) -> tuple[StalledChunk, ...]:
+        now, found = job["now"], []
+        for row in running:
+            quiet = now - (row["progressed_at"] or now)
+            if (row["leased_until"] or now) < now:
+                reason = "its worker gives no sign of life; it will be started again"
+            elif quiet > self._settings.stall_seconds:
+                reason = "its worker is alive but makes no progress; the time limit will end it"
+            else:
+                continue
+            found.append(
+                StalledChunk(
+                    chunk_index=row["chunk_index"],
+                    page_start=row["page_start"],
+                    page_end=row["page_end"],
+                    seconds=quiet,
+                    reason=reason,
+                )
+            )
+        return tuple(found[:NAMED_LIMIT])
+
+
+def chunk_progress(job: RowMapping) -> ChunkProgress:
+    """The counts of a job's row."""
+    return ChunkProgress(
+        total=job["total_chunks"],
+        pending=job["pending_chunks"],
+        processing=job["processing_chunks"],
+        completed=job["completed_chunks"],
+        failed=job["failed_chunks"],
+    )
+
+
+#: A merge reads and writes what the chunks made: about this share of the time they took together...
+_MERGE_SHARE = 0.005
+#: ... and a start-up of its own, in seconds.
+_MERGE_FIXED = 0.5
+
+
+def _merge_seconds(job: RowMapping) -> float:
+    """What is left of the merge: a share of the chunks' own time, less what it has run; from its pages when known."""
+    expected = _MERGE_FIXED + _MERGE_SHARE * float(job["pace_seconds"])
+    if job["stage_name"] != StageName.MERGE or job["merge_started_at"] is None:
+        return expected
+    elapsed = max(0.0, float(job["now"] - job["merge_started_at"]))
+    done, total = job["merge_pages_done"], job["pages_done"]
+    if done and total:
+        return elapsed * max(0, total - done) / done
+    return max(expected - elapsed, 0.1 * elapsed)
+
+
+def _metadata(job: RowMapping) -> dict[str, Any]:
+    """The job's metadata, and the counts under the names that the live stream's readers know."""
+    metadata = dict(as_json(job["metadata"]))
+    chunk_processing = metadata.get("chunk_processing") or {
+        "total_chunks": job["total_chunks"],
+        "completed_chunks": job["completed_chunks"],
+        "failed_chunks": job["failed_chunks"],
+        "current_chunk_index": None,
+        "current_page_range": None,
+    }
+    metadata["chunk_processing"] = {
+        **chunk_processing,
+        "total_chunks": job["total_chunks"],
+        "completed_chunks": job["completed_chunks"],
+        "failed_chunks": job["failed_chunks"],
+    }
+    return {
+        **metadata,
+        "chunk_index": chunk_processing.get("current_chunk_index"),
+        "current_page_range": chunk_processing.get("current_page_range"),
+        "total_chunks": job["total_chunks"],
+        "chunks_completed": job["completed_chunks"],
+        "chunks_total": job["total_chunks"],
+        "chunks_failed": job["failed_chunks"],
+    }
