@@ -18,7 +18,7 @@ _MARK = "_celery_progress_guard"
 Check = Callable[[Task, str], None]
 
 
-class Superseded(Ignore):
+class Superseded(Ignore):  # type: ignore[misc]
     """This run does not count any more: the job ended, or another attempt took over. Celery drops it quietly."""
 
 

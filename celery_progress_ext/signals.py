@@ -133,7 +133,8 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
             started=work is not None and work.attempt is not None,
         )
     elif work is not None and work.attempt is not None:
-        if tracking.recorder.body_succeeded(task.job_id, attempt=work.attempt) is not None and task_id != task.job_id:
+        ended = tracking.recorder.body_succeeded(task.job_id, attempt=work.attempt)
+        if ended is not None and task_id != task.job_id:
             # The job's own result is that of the body that took effect, whichever message brought it.
             sender.backend.store_result(task.job_id, result, "SUCCESS")
 
@@ -224,14 +225,14 @@ _RECEIVERS: tuple[tuple[Any, Callable[..., None]], ...] = (
 
 
 def describe(error: object) -> str:
-    """An error in a line for a person: its message, with its type where that says more."""
-    if isinstance(error, BaseException):
-        text = str(error).strip().splitlines()
-        if not text:
-            return type(error).__name__
-        plain = type(error).__module__ not in ("builtins",)
-        return text[0] if plain else f"{type(error).__name__}: {text[0]}"
-    return str(error) if error is not None else "unknown error"
+    """An error in a line for a person: the first line of its message, or its type where that says more."""
+    if not isinstance(error, BaseException):
+        return str(error) if error is not None else "unknown error"
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    # str(KeyError("x")) is only "'x'".
+    return f"{type(error).__name__}: {lines[0]}" if isinstance(error, LookupError) else lines[0]
 
 
 def _countdown(reason: Any) -> float:
@@ -239,5 +240,5 @@ def _countdown(reason: Any) -> float:
     if isinstance(when, int | float):
         return float(when)
     if when is not None and hasattr(when, "timestamp"):
-        return max(0.0, when.timestamp() - time.time())
+        return max(0.0, float(when.timestamp()) - time.time())
     return 0.0

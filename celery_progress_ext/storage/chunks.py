@@ -217,7 +217,8 @@ def fail(
 
 _RELEASE = """
 UPDATE document_ocr_chunks SET status = 'pending', leased_until = {now} + :due, error = :reason,
-    dispatches = dispatches + :resend, tries = tries - (1 - :resend), task_id = :task_id, started_at = NULL, progressed_at = NULL
+    dispatches = dispatches + :resend, tries = tries - (1 - :resend),
+    task_id = :task_id, started_at = NULL, progressed_at = NULL
 WHERE id = :id AND status = :old AND dispatches = :dispatch
   AND (CAST(:attempt AS INTEGER) IS NULL OR attempt = :attempt)
 RETURNING *

@@ -38,7 +38,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = sa.engine.make_url(url)
+        self.url = _with_driver(sa.engine.make_url(url))
         self.dialect = self.url.get_backend_name()
         if self.dialect not in _NOW:
             raise MissingExtra(f"progress_database_url: {self.dialect!r} is not supported; use sqlite or postgresql")
@@ -126,6 +126,11 @@ def missing_table(error: sa.exc.DBAPIError) -> DatabaseNotMigrated | None:
     if "no such table" in text or "no such column" in text or getattr(error.orig, "pgcode", None) in ("42P01", "42703"):
         return DatabaseNotMigrated()
     return None
+
+
+def _with_driver(url: sa.URL) -> sa.URL:
+    # A URL without a driver means psycopg2 here; SQLAlchemy 2.1 would take psycopg 3. Hosters say `postgres:`.
+    return url.set(drivername="postgresql+psycopg2") if url.drivername in ("postgresql", "postgres") else url
 
 
 def _make_engine(url: sa.URL) -> sa.Engine:

@@ -17,6 +17,10 @@ from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.engine import Database
 from celery_progress_ext.storage.snapshots import Snapshots, chunk_progress
 
+#: Rows as a program reads them; an alias, since `JobTrackingService.list` hides the type in the class.
+Rows = list[dict[str, Any]]
+SnapshotList = list[JobSnapshot]
+
 logger = structlog.get_logger(__name__)
 
 
@@ -36,7 +40,7 @@ class JobTrackingService:
 
     def list(
         self, matter_id: str | None = None, *, limit: int = 50, active_only: bool = False
-    ) -> list[JobSnapshot]:
+    ) -> SnapshotList:
         """Snapshots of a matter's jobs, or of all, newest first."""
         return self._snapshots.find(matter_id=matter_id, limit=limit, active_only=active_only)
 
@@ -47,14 +51,14 @@ class JobTrackingService:
         )
         return None if row is None else self._snapshots.get(row["id"])
 
-    def chunks(self, job_id: str) -> list[dict[str, Any]]:
+    def chunks(self, job_id: str) -> Rows:
         """The chunk rows of a job in order: index, range, status, attempt, pages done, times, error.
 
         :raises JobNotFound: when there is no such job.
         """
         rows = self._database.rows(
-            """SELECT id, chunk_index, page_start, page_end, status, attempt, dispatches, task_id, pages_done, started_at,
-                      progressed_at, finished_at, leased_until, error, worker
+            """SELECT id, chunk_index, page_start, page_end, status, attempt, dispatches, task_id, pages_done,
+                      started_at, progressed_at, finished_at, leased_until, error, worker
                FROM document_ocr_chunks WHERE job_id = :id ORDER BY chunk_index""",
             id=job_id,
         )
@@ -63,7 +67,7 @@ class JobTrackingService:
         times = ("started_at", "progressed_at", "finished_at", "leased_until")
         return [{name: iso(row[name]) if name in times else row[name] for name in row} for row in rows]
 
-    def history(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+    def history(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Rows:
         """What happened to a job, oldest first, with versions above ``after``."""
         return history.read(self._database, job_id, after=after, limit=limit)
 

@@ -235,7 +235,7 @@ def _merge_seconds(job: RowMapping) -> float:
     elapsed = max(0.0, float(job["now"] - job["merge_started_at"]))
     done, total = job["merge_pages_done"], job["pages_done"]
     if done and total:
-        return elapsed * max(0, total - done) / done
+        return elapsed * float(max(0, total - done)) / float(done)
     return max(expected - elapsed, 0.1 * elapsed)
 
 

@@ -1,0 +1,143 @@
+"""``celery -A APP progress migrate | list | show | watch | retry | cancel | audit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+from rich.console import Console
+from rich.table import Table
+
+from celery_progress_ext.exceptions import ProgressError
+from celery_progress_ext.extension import CeleryProgress
+from celery_progress_ext.jobs import JobSnapshot
+
+#: Exit codes; click itself uses 2 for wrong usage.
+EXIT_ERROR, EXIT_DRIFT = 1, 3
+
+
+@click.group(help="Follow, retry, cancel and audit tracked chords.")
+def progress() -> None:
+    """The group that Celery's own command line finds through the entry point."""
+
+
+def _command(*params: Callable[[Any], Any]) -> Callable[[Callable[..., None]], Any]:
+    """A command that gets the app's ``CeleryProgress`` first, and says errors in a sentence."""
+
+    def wrap(work: Callable[..., None]) -> Any:
+        @wraps(work)
+        def run(**options: Any) -> None:
+            try:
+                work(CeleryProgress.of(click.get_current_context().obj.app), **options)
+            except ProgressError as error:
+                raise click.ClickException(str(error)) from error
+
+        command: Any = run
+        for param in reversed(params):
+            command = param(command)
+        return progress.command(name=work.__name__.rstrip("_"), cls=CeleryCommand, help=work.__doc__)(command)
+
+    return wrap
+
+
+_job = click.argument("job_id", metavar="JOB")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, a snapshot a line.")
+
+
+@_command()
+def migrate(extension: CeleryProgress) -> None:
+    """Make or upgrade the tables."""
+    click.echo(f"The progress tables are at revision {extension.migrate()}.")
+
+
+@_command(
+    click.option("--matter", help="Only this matter's jobs."),
+    click.option("--limit", default=20, show_default=True, help="At most so many."),
+    _as_json,
+)
+def list_(extension: CeleryProgress, matter: str | None, limit: int, as_json: bool) -> None:
+    """The newest jobs."""
+    snapshots = extension.jobs.list(matter, limit=limit)
+    if as_json:
+        for snapshot in snapshots:
+            click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False))
+        return
+    table = Table("job", "matter", "status", "stage", "%", "pages", "finish", box=None)
+    for snapshot in snapshots:
+        table.add_row(
+            snapshot.job_id,
+            snapshot.matter_id,
+            snapshot.status,
+            snapshot.stage,
+            str(snapshot.progress_pct),
+            f"{snapshot.pages_done}/{snapshot.pages_total}",
+            _finish(snapshot),
+        )
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+@_command(_job, _as_json)
+def show(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
+    """One job, with its failures and what happened to it."""
+    snapshot = extension.jobs.snapshot(job_id)
+    if as_json:
+        click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False, indent=2))
+        return
+    click.echo(_line(snapshot))
+    for failure in snapshot.failures:
+        click.echo(f"  {failure.message}")
+    for stalled in snapshot.stalled:
+        click.echo(f"  Chunk {stalled.chunk_index + 1} is stalled for {stalled.seconds:.0f} s: {stalled.reason}")
+    for event in extension.jobs.history(job_id):
+        chunk = "" if event["chunk_index"] is None else f" chunk {event['chunk_index'] + 1}"
+        note = f": {event['message']}" if event["message"] else ""
+        click.echo(f"  {event['at']} v{event['version']} {event['type']}{chunk}{note}")
+
+
+@_command(_job, _as_json)
+def watch(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
+    """Follow a job to its end."""
+    for snapshot in extension.watch(job_id):
+        click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False) if as_json else _line(snapshot))
+
+
+@_command(_job)
+def retry(extension: CeleryProgress, job_id: str) -> None:
+    """Run only what failed again."""
+    click.echo(_line(extension.retry_failed(job_id)))
+
+
+@_command(_job)
+def cancel(extension: CeleryProgress, job_id: str) -> None:
+    """Stop a job; what is finished is kept."""
+    click.echo(_line(extension.cancel(job_id)))
+
+
+@_command()
+def audit(extension: CeleryProgress) -> None:
+    """Recount every job from its chunks; exit 3 where a counter has drifted."""
+    drifts = extension.audit()
+    for drift in drifts:
+        for column, (counter, counted) in drift.columns.items():
+            click.echo(f"{drift.job_id}: {column} is {counter}, the chunk rows say {counted}")
+    if drifts:
+        click.get_current_context().exit(EXIT_DRIFT)
+    click.echo("Every counter equals its chunk rows.")
+
+
+def _line(snapshot: JobSnapshot) -> str:
+    error = f" ({snapshot.error})" if snapshot.error else ""
+    finish = _finish(snapshot)
+    return (
+        f"{snapshot.job_id} {snapshot.status}: {snapshot.stage}, {snapshot.progress_pct} %,"
+        f" {snapshot.unit} {snapshot.pages_done}/{snapshot.pages_total}{error}" + (f", done {finish}" if finish else "")
+    )
+
+
+def _finish(snapshot: JobSnapshot) -> str:
+    answer: str = (snapshot.to_dict()["eta"] or {}).get("finish_at", "")
+    return answer

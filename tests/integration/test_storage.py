@@ -1,0 +1,523 @@
+"""Guarded changes, on SQLite and PostgreSQL: each takes effect once, whatever is repeated, late or out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
+from celery_progress_ext.chunks import Chunk
+from celery_progress_ext.config import Settings
+from celery_progress_ext.exceptions import ChunkNotFound, DatabaseNotMigrated, JobNotFound
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, body, chunks, due, jobs
+from celery_progress_ext.storage.jobs import NewChunk, NewJob
+from celery_progress_ext.storage.migrate import migrate
+
+LEASE = 30.0
+
+
+class Rows:
+    """A migrated database and shorthands for what the recorder does with it."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        migrate(self.database)
+        self.snapshots = Snapshots(self.database, Settings())
+        self.jobs = JobTrackingService(self.database, self.snapshots)
+        self.chunks = OCRChunkService(self.database, self.snapshots)
+
+    def create(self, total: int = 3, *, policy: str = "partial", pages: int = 25, document_id: str = "d") -> str:
+        job_id = ids.new_job_id()
+        new = NewJob(
+            id=job_id,
+            matter_id="m",
+            document_id=document_id,
+            unit="pages",
+            on_chunk_failure=policy,
+            metadata={"filename": "a.pdf"},
+            body_task_id=job_id,
+            body_signature={},
+            chunks=[
+                NewChunk(
+                    id=ids.chunk_id(job_id, index),
+                    chunk=Chunk(index=index, page_start=index * pages + 1, page_end=(index + 1) * pages),
+                    task_id=ids.chunk_task_id(job_id, index, 1),
+                    signature={},
+                )
+                for index in range(total)
+            ],
+        )
+        assert self.database.write(lambda conn: jobs.create(conn, new, due=LEASE)) is not None
+        return job_id
+
+    def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(
+            lambda conn: chunks.start(conn, chunk_id, **{"lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def complete(self, job_id: str, index: int, result: Any = None) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE))
+
+    def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(lambda conn: chunks.fail(conn, chunk_id, **{"error": "boom", **options}))
+
+    def progress(self, job_id: str, index: int, *, attempt: int, done: int) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(
+            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
+        )
+
+    def lose(self, job_id: str, index: int, *, dispatch: int = 1) -> chunks.Change | None:
+        return self.database.write(
+            lambda conn: chunks.release(
+                conn,
+                ids.chunk_id(job_id, index),
+                dispatch=dispatch,
+                task_id=ids.chunk_task_id(job_id, index, dispatch + 1),
+                due=LEASE,
+                reason="lost",
+                resend=True,
+            )
+        )
+
+    def claim(self, job_id: str, **options: Any) -> Any:
+        return self.database.write(
+            lambda conn: body.claim(conn, job_id, **{"task_id": job_id, "lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def finish(self, job_id: str, attempt: int) -> Any:
+        return self.database.write(lambda conn: body.finish(conn, job_id, attempt=attempt))
+
+    def end(self, job_id: str, status: JobStatus = JobStatus.CANCELLED) -> Any:
+        return self.database.write(lambda conn: jobs.end(conn, job_id, status, error=None))
+
+    def reopen(self, job_id: str) -> Any:
+        return self.database.write(lambda conn: jobs.reopen(conn, job_id))
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    made = Rows(database_url)
+    yield made
+    made.database.dispose()
+
+
+def test_a_job_is_whole_before_anything_is_published(rows: Rows) -> None:
+    """Its chunks are there, pending, and its first version is 1."""
+    snapshot = rows.jobs.snapshot(rows.create(17))
+    assert (snapshot.version, snapshot.status, snapshot.chunks.pending) == (1, JobStatus.PENDING, 17)
+    assert snapshot.pages_total == 425
+    assert snapshot.metadata["filename"] == "a.pdf"
+
+
+def test_creating_a_job_again_changes_nothing(rows: Rows) -> None:
+    """A chain's step that a redelivery runs twice makes one job."""
+    job_id = rows.create(2)
+    again = NewJob(
+        id=job_id, matter_id="x", document_id="x", unit="pages", on_chunk_failure="fail", metadata={},
+        body_task_id=job_id, body_signature={}, chunks=[],
+    )  # fmt: skip
+    assert rows.database.write(lambda conn: jobs.create(conn, again, due=LEASE)) is None
+    assert rows.jobs.snapshot(job_id).matter_id == "m"
+
+
+def test_a_completion_counts_once(rows: Rows) -> None:
+    """However often task_success is told."""
+    job_id = rows.create(17)
+    assert rows.complete(job_id, 4) is not None
+    assert rows.complete(job_id, 4) is None
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.chunks.completed, snapshot.progress_pct, snapshot.stage) == (1, 5, "Processing chunk 1/17")
+    assert snapshot.version == 2
+
+
+def test_the_metadata_names_the_chunk_that_changed(rows: Rows) -> None:
+    """`metadata["chunk_processing"]` as the story has it, beside what the caller gave."""
+    job_id = rows.create(17)
+    rows.complete(job_id, 4)
+    metadata = rows.jobs.snapshot(job_id).metadata
+    assert metadata["chunk_processing"] == {
+        "total_chunks": 17,
+        "completed_chunks": 1,
+        "failed_chunks": 0,
+        "current_chunk_index": 4,
+        "current_page_range": {"start": 101, "end": 125},
+    }
+    assert metadata["filename"] == "a.pdf"
+
+
+def test_a_late_success_wins_over_a_failure(rows: Rows) -> None:
+    """A hard limit can report a failure although the result was stored (F10)."""
+    job_id = rows.create(2)
+    rows.fail(job_id, 0)
+    rows.complete(job_id, 0)
+    counts = rows.jobs.snapshot(job_id).chunks
+    assert (counts.completed, counts.failed) == (1, 0)
+
+
+def test_a_failure_never_takes_a_completion_back(rows: Rows) -> None:
+    """Completed is final."""
+    job_id = rows.create(2)
+    rows.complete(job_id, 0)
+    assert rows.fail(job_id, 0) is None
+    assert rows.jobs.snapshot(job_id).chunks.completed == 1
+
+
+def test_an_attempt_that_was_superseded_changes_nothing(rows: Rows) -> None:
+    """The attempt is a fencing token: beats, pages and failures of an old one are out of date."""
+    job_id = rows.create(2)
+    first = rows.start(job_id, 0, lease=-1)
+    second = rows.start(job_id, 0)
+    assert first is not None and second is not None
+    assert first.chunk is not None and second.chunk is not None
+    old, new = first.chunk["attempt"], second.chunk["attempt"]
+    assert (old, new) == (1, 2)
+    assert rows.progress(job_id, 0, attempt=old, done=5) is None
+    assert rows.fail(job_id, 0, attempt=old) is None
+    assert rows.progress(job_id, 0, attempt=new, done=5) is not None
+
+
+def test_a_chunk_in_living_hands_is_not_started_again(rows: Rows) -> None:
+    """A redelivery while the first worker still beats (F19)."""
+    job_id = rows.create(2)
+    assert rows.start(job_id, 0) is not None
+    assert rows.start(job_id, 0) is None
+    assert rows.start(job_id, 0, dead_attempt=1) is not None
+
+
+def test_a_chunk_is_started_at_most_so_often(rows: Rows) -> None:
+    """A page that kills every worker must not kill them for ever."""
+    job_id = rows.create(2)
+    for _ in range(3):
+        assert rows.start(job_id, 0, lease=-1) is not None
+    assert rows.start(job_id, 0, lease=-1) is None
+
+
+def test_pages_once_shown_are_not_taken_back(rows: Rows) -> None:
+    """A restart of the chunk begins at page 0, the bar does not."""
+    job_id = rows.create(2)
+    rows.start(job_id, 0, lease=-1)
+    rows.progress(job_id, 0, attempt=1, done=10)
+    rows.lose(job_id, 0)
+    rows.start(job_id, 0)
+    rows.progress(job_id, 0, attempt=2, done=3)
+    assert rows.jobs.snapshot(job_id).pages_done == 10
+    rows.progress(job_id, 0, attempt=2, done=12)
+    assert rows.jobs.snapshot(job_id).pages_done == 12
+
+
+def test_a_message_that_was_sent_again_is_not_lost_again(rows: Rows) -> None:
+    """Two reconcilers see the same overdue chunk; one of them sends it."""
+    job_id = rows.create(2)
+    assert rows.lose(job_id, 0) is not None
+    assert rows.lose(job_id, 0) is None
+
+
+def test_the_body_waits_for_every_chunk(rows: Rows) -> None:
+    """Celery may count a part twice (F19, F25) and publish the body early."""
+    job_id = rows.create(2)
+    rows.complete(job_id, 0)
+    assert rows.claim(job_id) is None
+    rows.complete(job_id, 1)
+    assert rows.claim(job_id) is not None
+
+
+def test_the_body_is_claimed_once(rows: Rows) -> None:
+    """A second delivery ends without effect (F6)."""
+    job_id = rows.create(1)
+    rows.complete(job_id, 0)
+    claimed = rows.claim(job_id)
+    assert rows.claim(job_id) is None
+    assert rows.jobs.snapshot(job_id).stage == "Merging OCR results"
+    assert rows.finish(job_id, claimed["body_attempt"])["status"] == "COMPLETED"
+    assert rows.claim(job_id) is None
+    assert rows.finish(job_id, claimed["body_attempt"]) is None
+
+
+def test_a_body_whose_worker_died_is_claimed_again(rows: Rows) -> None:
+    """And what the dead one says afterwards does not count."""
+    job_id = rows.create(1)
+    rows.complete(job_id, 0)
+    dead = rows.claim(job_id, lease=-1)["body_attempt"]
+    alive = rows.claim(job_id)["body_attempt"]
+    assert rows.finish(job_id, dead) is None
+    assert rows.finish(job_id, alive) is not None
+
+
+def test_the_counts_are_frozen_once_the_merge_began(rows: Rows) -> None:
+    """They say what is in the merged file; a success that comes after it is not (F19)."""
+    job_id = rows.create(2)
+    rows.complete(job_id, 0)
+    rows.fail(job_id, 1)
+    rows.claim(job_id)
+    assert rows.complete(job_id, 1) is None
+    assert rows.jobs.snapshot(job_id).chunks.failed == 1
+    assert due.audit(rows.database) == []
+
+
+def test_a_job_with_failed_chunks_ends_partial_and_names_them(rows: Rows) -> None:
+    """P5: the sentence a person reads."""
+    job_id = rows.create(5)
+    for index in range(4):
+        rows.complete(job_id, index)
+    rows.fail(job_id, 4, error="Document AI timeout")
+    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    snapshot = rows.jobs.snapshot(job_id)
+    assert snapshot.status is JobStatus.PARTIAL
+    assert [failure.message for failure in snapshot.failures] == [
+        "Chunk 5 (pages 101-125) failed: Document AI timeout"
+    ]
+
+
+def test_a_cancelled_job_takes_no_more_reports(rows: Rows) -> None:
+    """What was finished is kept, what was running is not."""
+    job_id = rows.create(3)
+    rows.complete(job_id, 0)
+    rows.start(job_id, 1)
+    assert rows.end(job_id) is not None
+    assert rows.complete(job_id, 1) is None
+    assert rows.end(job_id) is None
+    counts = rows.jobs.snapshot(job_id).chunks
+    assert (counts.completed, counts.pending, counts.processing) == (1, 2, 0)
+    assert due.audit(rows.database) == []
+
+
+def test_an_illegal_cancel_leaves_the_chunks_alone(rows: Rows) -> None:
+    """The transaction rolls back whole."""
+    job_id = rows.create(1)
+    rows.complete(job_id, 0)
+    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    before = rows.jobs.snapshot(job_id)
+    assert rows.end(job_id) is None
+    assert rows.jobs.snapshot(job_id).version == before.version
+
+
+def test_a_retry_runs_only_what_failed(rows: Rows) -> None:
+    """P4; and the second of two people who press retry changes nothing."""
+    job_id = rows.create(3)
+    rows.complete(job_id, 0)
+    rows.complete(job_id, 1)
+    rows.fail(job_id, 2)
+    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    assert rows.reopen(job_id) is not None
+    assert rows.reopen(job_id) is None
+    statuses = [(chunk["status"], chunk["dispatches"]) for chunk in rows.jobs.chunks(job_id)]
+    assert statuses == [("completed", 1), ("completed", 1), ("pending", 2)]
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.status, snapshot.progress_pct, snapshot.error) == (JobStatus.PROCESSING, 66, None)
+
+
+def test_the_history_tells_the_story_in_order(rows: Rows) -> None:
+    """Each event with the version that it made; `after` continues from one."""
+    job_id = rows.create(1)
+    rows.start(job_id, 0)
+    rows.complete(job_id, 0)
+    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    events = rows.jobs.history(job_id)
+    assert [event["type"] for event in events] == [
+        "job_created", "chunk_started", "chunk_completed", "merge_started", "job_completed",
+    ]  # fmt: skip
+    assert [event["version"] for event in events] == [1, 2, 3, 4, 5]
+    assert [event["version"] for event in rows.jobs.history(job_id, after=3)] == [4, 5]
+
+
+def test_concurrent_completions_lose_nothing(rows: Rows) -> None:
+    """Eight writers at once, each chunk reported twice."""
+    job_id = rows.create(60)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: rows.complete(job_id, index), [*range(60), *range(60)]))
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.chunks.completed, snapshot.version, snapshot.progress_pct) == (60, 61, 100)
+    assert snapshot.pages_done == 60 * 25
+
+
+def test_a_cancel_and_completions_at_once_leave_true_counts(rows: Rows) -> None:
+    """Whoever comes first: the counters equal the rows."""
+    job_id = rows.create(40)
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(rows.complete, job_id, index) for index in range(40)]
+        pool.submit(rows.end, job_id).result()
+        for future in done:
+            future.result()
+    assert due.audit(rows.database) == []
+
+
+def test_audit_reports_a_counter_that_drifted(rows: Rows) -> None:
+    """A check that can not fail is none."""
+    job_id = rows.create(3)
+    with rows.database.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE processing_jobs SET completed_chunks = 2")
+    [drift] = due.audit(rows.database)
+    assert (drift.job_id, drift.columns) == (job_id, {"completed_chunks": (2, 0)})
+
+
+def test_retention_forgets_a_job_with_its_chunks_and_events(rows: Rows) -> None:
+    """Only jobs that ended long enough ago."""
+    old, new = rows.create(2), rows.create(2)
+    rows.end(old)
+    rows.end(new)
+    with rows.database.engine.begin() as conn:
+        conn.exec_driver_sql(f"UPDATE processing_jobs SET finished_at = 1 WHERE id = '{old}'")
+    assert due.forget(rows.database, days=30) == 1
+    with pytest.raises(JobNotFound):
+        rows.jobs.snapshot(old)
+    assert rows.jobs.history(old) == []
+    assert rows.jobs.snapshot(new).status is JobStatus.CANCELLED
+
+
+def test_a_database_that_is_not_migrated_says_what_to_do(database_url: str) -> None:
+    """Not `no such table`."""
+    database = Database(database_url)
+    with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
+        Snapshots(database, Settings()).get("job_x")
+    database.dispose()
+
+
+async def _tell(rows: Rows, job_id: str) -> None:
+    tracker = ChunkProgressTracker(job_tracker=rows.jobs, chunk_service=rows.chunks)
+    await tracker.update_chunk_progress(job_id=job_id, document_id="d", matter_id="m")
+
+
+@pytest.mark.asyncio
+async def test_the_storys_tracker_works_on_the_real_services(rows: Rows) -> None:
+    """Counts of the document's job become its stage and percent."""
+    job_id = rows.create(17)
+    for index in range(5):
+        rows.complete(job_id, index)
+    await _tell(rows, job_id)
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.stage, snapshot.progress_pct) == ("Processing chunk 5/17", 29)
+
+
+@pytest.mark.asyncio
+async def test_what_is_told_by_hand_never_goes_backwards(rows: Rows) -> None:
+    """Neither the percent nor the stage (P1)."""
+    job_id = rows.create(1)
+    rows.complete(job_id, 0)
+    rows.claim(job_id)
+    await rows.jobs.update_job_status(job_id=job_id, status=JobStatus.PROCESSING, progress_pct=10)
+    await _tell(rows, job_id)
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.stage, snapshot.progress_pct) == ("Merging OCR results", 100)
+
+
+@pytest.mark.asyncio
+async def test_metadata_told_by_hand_is_merged(rows: Rows) -> None:
+    """What was there stays."""
+    job_id = rows.create(1)
+    await rows.jobs.update_job_status(job_id=job_id, status=JobStatus.PROCESSING, metadata={"engine": "x"})
+    metadata = rows.jobs.snapshot(job_id).metadata
+    assert (metadata["engine"], metadata["filename"]) == ("x", "a.pdf")
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_job_is_a_log_line(rows: Rows) -> None:
+    """A status of a job that retention removed must not fail the task that tells it."""
+    assert await rows.jobs.update_job_status(job_id="job-123", status=JobStatus.PROCESSING) is None
+
+
+@pytest.mark.asyncio
+async def test_a_failure_reported_by_hand_is_named(rows: Rows) -> None:
+    """By the chunk row's id; an unknown one is an error that says so."""
+    job_id = rows.create(5)
+    tracker = ChunkProgressTracker(job_tracker=rows.jobs, chunk_service=rows.chunks)
+    await tracker.report_chunk_failure(chunk_id=ids.chunk_id(job_id, 4), error_message="Document AI timeout")
+    [failure] = rows.jobs.snapshot(job_id).failures
+    assert failure.message == "Chunk 5 (pages 101-125) failed: Document AI timeout"
+    with pytest.raises(ChunkNotFound, match="nope"):
+        await rows.chunks.record_chunk_failure(chunk_id="nope", error_message="x")
+
+
+@pytest.mark.asyncio
+async def test_counts_are_those_of_the_documents_newest_job(rows: Rows) -> None:
+    """Two jobs over one document do not add up."""
+    first = rows.create(3)
+    rows.complete(first, 0)
+    with rows.database.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE processing_jobs SET created_at = created_at - 60")
+    rows.create(5)
+    progress = await rows.chunks.get_chunk_progress("d")
+    assert (progress.total, progress.completed) == (5, 0)
+    nothing = await rows.chunks.get_chunk_progress("unknown")
+    assert (nothing.total, nothing.progress_pct) == (0, 0)
+
+
+class Reports(RuleBasedStateMachine):
+    """Reports in any order, repeated, late or lost: the counts are those of the distinct chunks."""
+
+    url = "sqlite://"
+    total = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = Reports.shared
+        self.job_id = self.rows.create(self.total, pages=5)
+        self.version = 1
+        self.pct = 0
+        self.completed: set[int] = set()
+        self.merging = False
+
+    shared: Rows
+
+    @rule(index=st.integers(0, 3))
+    def start(self, index: int) -> None:
+        self.rows.start(self.job_id, index, lease=-1, max_tries=10**6)
+
+    @rule(index=st.integers(0, 3), done=st.integers(0, 7), attempt=st.integers(1, 3))
+    def progress(self, index: int, done: int, attempt: int) -> None:
+        self.rows.progress(self.job_id, index, attempt=attempt, done=done)
+
+    @rule(index=st.integers(0, 3))
+    def complete(self, index: int) -> None:
+        change = self.rows.complete(self.job_id, index)
+        assert (change is not None) == (index not in self.completed and not self.merging)
+        if change is not None:
+            self.completed.add(index)
+
+    @rule(index=st.integers(0, 3), attempt=st.none() | st.integers(1, 3))
+    def fail(self, index: int, attempt: int | None) -> None:
+        change = self.rows.fail(self.job_id, index, attempt=attempt)
+        assert change is None or index not in self.completed
+
+    @rule(index=st.integers(0, 3), dispatch=st.integers(1, 3))
+    def lose(self, index: int, dispatch: int) -> None:
+        assert self.rows.lose(self.job_id, index, dispatch=dispatch) is None or index not in self.completed
+
+    @precondition(lambda self: not self.merging)
+    @rule()
+    def merge(self) -> None:
+        counts = self.rows.jobs.snapshot(self.job_id).chunks
+        self.merging = self.rows.claim(self.job_id) is not None
+        assert self.merging == counts.settled
+
+    @invariant()
+    def the_bar_does_not_lie(self) -> None:
+        snapshot = self.rows.jobs.snapshot(self.job_id)
+        counts = snapshot.chunks
+        assert counts.pending + counts.processing + counts.completed + counts.failed == self.total
+        assert counts.completed == len(self.completed)
+        assert snapshot.progress_pct == len(self.completed) * 100 // self.total
+        assert snapshot.progress_pct >= self.pct
+        assert snapshot.version >= self.version
+        assert snapshot.pages_done == sum(chunk["pages_done"] for chunk in self.rows.jobs.chunks(self.job_id))
+        self.pct, self.version = snapshot.progress_pct, snapshot.version
+
+
+def test_any_order_of_reports_ends_in_true_counts(tmp_path: Any) -> None:
+    """Property test of the transition tables and the statements that walk them."""
+    Reports.shared = Rows(f"sqlite:///{tmp_path}/reports.db")
+    machine: Any = Reports.TestCase
+    machine.settings = settings(
+        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    machine("runTest").runTest()
+    Reports.shared.database.dispose()
