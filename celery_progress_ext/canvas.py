@@ -27,8 +27,19 @@ logger = structlog.get_logger(__name__)
 POLICIES = ("partial", "fail")
 #: What `apply_async` and `set` may say of every message of the chord.
 _MESSAGE_OPTIONS = frozenset(
-    {"queue", "exchange", "routing_key", "priority", "expires", "time_limit", "soft_time_limit", "headers",
-     "serializer", "compression", "link_error"}
+    {
+        "queue",
+        "exchange",
+        "routing_key",
+        "priority",
+        "expires",
+        "time_limit",
+        "soft_time_limit",
+        "headers",
+        "serializer",
+        "compression",
+        "link_error",
+    }
 )
 #: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
 _WATCH_SECONDS = 1.0

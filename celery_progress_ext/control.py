@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.exceptions import IllegalTransition
@@ -14,6 +14,7 @@ from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
+from celery_progress_ext.storage.engine import Row
 
 logger = structlog.get_logger(__name__)
 
@@ -49,12 +50,14 @@ class Control:
         :raises JobNotFound: when there is no such job.
         :raises IllegalTransition: when the job is over.
         """
-        job = self._changed(job_id, "cancel", lambda conn: job_writes.end(conn, job_id, JobStatus.CANCELLED, error=None))
+        job = self._changed(
+            job_id, "cancel", lambda conn: job_writes.end(conn, job_id, JobStatus.CANCELLED, error=None)
+        )
         self._recorder.revoke_unfinished(job_id)
         return self._runtime.snapshots.of(job)
 
-    def _changed(self, job_id: str, what: str, work: Callable[[Connection], Any]) -> RowMapping:
-        job: RowMapping | None = self._runtime.database.write(work)
+    def _changed(self, job_id: str, what: str, work: Callable[[Connection], Any]) -> Row:
+        job: Row | None = self._runtime.database.write(work)
         if job is None:
             status = self._runtime.jobs.snapshot(job_id).status
             raise IllegalTransition(f"Cannot {what} job {job_id}: it is {status}.")

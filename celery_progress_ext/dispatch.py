@@ -11,11 +11,11 @@ import structlog
 from celery import Celery
 from celery.canvas import Signature
 from celery.result import AsyncResult
-from sqlalchemy.engine import RowMapping
 
 from celery_progress_ext import ids
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
 
 logger = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class Dispatch:
         self._app = app
         self._database = database
 
-    def chunk(self, chunk: RowMapping) -> None:
+    def chunk(self, chunk: Row) -> None:
         """Publish a chunk under the task id that its row carries."""
         signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
         signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
@@ -43,7 +43,7 @@ class Dispatch:
             "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]
         )
 
-    def body(self, job: RowMapping) -> None:
+    def body(self, job: Row) -> None:
         """Publish the body with the results of the completed chunks, in chunk order.
 
         :raises ResultLost: when a result is nowhere to be had.
@@ -94,7 +94,7 @@ class Dispatch:
         if task_ids:
             self._app.control.revoke(task_ids, terminate=True)
 
-    def _backend_result(self, row: RowMapping) -> Any:
+    def _backend_result(self, row: Row) -> Any:
         state, result = self.outcome(row["task_id"])
         if state != SUCCESS:
             raise ResultLost(
@@ -107,4 +107,3 @@ class Dispatch:
 def worker_name() -> str:
     """This process, as a chunk's row names who works on it."""
     return f"{socket.gethostname()}:{os.getpid()}"
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +11,7 @@ from celery import Celery, Task, signals
 
 from celery_progress_ext import canvas, guard, runtime
 from celery_progress_ext import signals as receivers
+from celery_progress_ext.advice import advise
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.config import Settings
@@ -214,5 +214,5 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     app = getattr(sender, "app", None)
     if app is not None and _extension_of(app) is not None:
         guard.install(app, receivers.check)
-        with suppress(Exception):
-            logger.info("tracking_ready", tasks=len(app.tasks))
+        for sentence in advise(app.conf):
+            logger.warning("risky_setting", advice=sentence)

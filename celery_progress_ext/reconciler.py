@@ -10,7 +10,6 @@ from collections.abc import Callable
 from itertools import groupby
 
 import structlog
-from sqlalchemy.engine import RowMapping
 
 from celery_progress_ext import ids
 from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
@@ -19,6 +18,7 @@ from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.signals import describe
 from celery_progress_ext.storage import due
+from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
 
 logger = structlog.get_logger(__name__)
@@ -96,14 +96,14 @@ class Reconciler:
         """Delete what retention no longer keeps."""
         return due.forget(self._runtime.database, days=self._runtime.settings.retention_days)
 
-    def _heal_lapsed(self, row: RowMapping) -> None:
+    def _heal_lapsed(self, row: Row) -> None:
         task = _task(row)
         if not self._record_outcome(task, row["task_id"]):
             self._recorder.chunk_lost(
                 task, attempt=row["attempt"], reason="its worker gave no sign of life for a whole lease"
             )
 
-    def _heal_overdue(self, row: RowMapping) -> None:
+    def _heal_overdue(self, row: Row) -> None:
         task = _task(row)
         if self._record_outcome(task, row["task_id"]):
             return
@@ -124,7 +124,7 @@ class Reconciler:
     def _anyone_at_work(self, job_id: str) -> bool:
         return self._runtime.jobs.snapshot(job_id).chunks.processing > 0
 
-    def _heal_settled(self, row: RowMapping) -> None:
+    def _heal_settled(self, row: Row) -> None:
         if row["body_attempt"] and self._dispatch.outcome(row["body_task_id"])[0] == SUCCESS:
             self._recorder.body_succeeded(row["id"], attempt=row["body_attempt"])
         elif row["body_tries"] >= self._runtime.settings.max_attempts:
@@ -140,7 +140,7 @@ class Reconciler:
             return 0
 
     @staticmethod
-    def _each(heal: Callable[[RowMapping], None], row: RowMapping) -> None:
+    def _each(heal: Callable[[Row], None], row: Row) -> None:
         """One row that can not be healed must not keep the others from it."""
         try:
             heal(row)
@@ -148,7 +148,7 @@ class Reconciler:
             logger.warning("reconciler_row_failed", id=row["id"], error=f"{type(error).__name__}: {error}")
 
 
-def _task(row: RowMapping) -> TaskId:
+def _task(row: Row) -> TaskId:
     task = ids.parse(row["task_id"])
     assert task is not None
     return task

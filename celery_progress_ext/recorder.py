@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
 from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
@@ -21,6 +21,7 @@ from celery_progress_ext.storage import body as body_writes
 from celery_progress_ext.storage import chunks as chunk_writes
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.chunks import Change
+from celery_progress_ext.storage.engine import Row
 
 logger = structlog.get_logger(__name__)
 
@@ -152,9 +153,7 @@ class Recorder:
             self._dispatch.chunk(change.chunk)
         return change
 
-    def _release(
-        self, task: TaskId, *, attempt: int | None, due: float, reason: str, resend: bool
-    ) -> Change | None:
+    def _release(self, task: TaskId, *, attempt: int | None, due: float, reason: str, resend: bool) -> Change | None:
         dispatch = task.dispatch + 1 if resend else task.dispatch
         return self._write(
             lambda conn: chunk_writes.release(
@@ -200,7 +199,7 @@ class Recorder:
 
     # -- the body
 
-    def body_claimed(self, task: TaskId, task_id: str) -> RowMapping | None:
+    def body_claimed(self, task: TaskId, task_id: str) -> Row | None:
         """Take the merge for this delivery; None where it must end without effect."""
         self.reconcile_header(task.job_id)
         job = self._runtime.database.write(
@@ -251,11 +250,11 @@ class Recorder:
             self.broadcast(job)
         return job is not None
 
-    def body_succeeded(self, job_id: str, *, attempt: int) -> RowMapping | None:
+    def body_succeeded(self, job_id: str, *, attempt: int) -> Row | None:
         """The merge took effect: the job is COMPLETED or PARTIAL."""
         return self._ended(self._runtime.database.write(lambda conn: body_writes.finish(conn, job_id, attempt=attempt)))
 
-    def body_failed(self, job_id: str, *, error: str, attempt: int | None = None) -> RowMapping | None:
+    def body_failed(self, job_id: str, *, error: str, attempt: int | None = None) -> Row | None:
         """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry."""
         return self._ended(
             self._runtime.database.write(
@@ -288,7 +287,7 @@ class Recorder:
 
     # -- shared
 
-    def broadcast(self, job: RowMapping, *, freed: int = 0, fresh: bool = False) -> None:
+    def broadcast(self, job: Row, *, freed: int = 0, fresh: bool = False) -> None:
         """Send the snapshot of a job's row to its watchers."""
         self._runtime.broadcaster.publish(self._runtime.snapshots.of(job, fresh=fresh, freed=freed))
 
@@ -301,13 +300,13 @@ class Recorder:
         with contextlib.suppress(OSError):
             self._dispatch.revoke([row["task_id"] for row in rows] + ([body["body_task_id"]] if body else []))
 
-    def _settle(self, job: RowMapping) -> None:
+    def _settle(self, job: Row) -> None:
         """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""
         settled = job["completed_chunks"] + job["failed_chunks"] == job["total_chunks"]
         if settled and not job["chord_intact"]:
             self.dispatch_body(job["id"], seen_dispatches=job["body_dispatches"])
 
-    def _ended(self, job: RowMapping | None) -> RowMapping | None:
+    def _ended(self, job: Row | None) -> Row | None:
         if job is not None:
             logger.info("job_ended", job_id=job["id"], status=job["status"], error=job["error"])
             self.broadcast(job, fresh=True)

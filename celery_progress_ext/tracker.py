@@ -132,9 +132,7 @@ class ChunkProgressTracker:
             logger.warning("merge_stage_skipped", reason="no job_id", document_id=document_id)
             return
         message = stage(StageName.MERGE).format()
-        snapshot = await self.job_tracker.update_job_status(
-            job_id=job_id, status=JobStatus.PROCESSING, stage=message
-        )
+        snapshot = await self.job_tracker.update_job_status(job_id=job_id, status=JobStatus.PROCESSING, stage=message)
         known = snapshot if isinstance(snapshot, JobSnapshot) else None
         broadcast_job_progress(
             matter_id=known.matter_id if known else None,

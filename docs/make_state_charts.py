@@ -15,9 +15,7 @@ BEGIN, END = "<!-- state charts: begin -->\n", "<!-- state charts: end -->"
 
 def chart(title: str, table: Mapping[StrEnum, Set[StrEnum]]) -> str:
     """One table as a Mermaid state diagram; steps that leave a state where it is are left out."""
-    arrows = [
-        f"    {old.value} --> {new.value}" for new in table for old in sorted(table[new]) if old is not new
-    ]
+    arrows = [f"    {old.value} --> {new.value}" for new in table for old in sorted(table[new]) if old is not new]
     return "\n".join([f"{title}:", "", "```mermaid", "stateDiagram-v2", *arrows, "```", ""])
 
 

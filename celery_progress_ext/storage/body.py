@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
 from celery_progress_ext.storage import history
-from celery_progress_ext.storage.engine import execute
+from celery_progress_ext.storage.engine import Row, execute, execute_one
 from celery_progress_ext.storage.history import EventType
 
 _CLAIM = f"""
@@ -21,14 +21,10 @@ RETURNING *, {{now}} AS now
 """
 
 
-def claim(conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int) -> RowMapping | None:
+def claim(conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int) -> Row | None:
     """Take the merge for this delivery; None where it is done, taken, not due yet, or was tried too often."""
     text = stage(StageName.MERGE).format()
-    job = (
-        execute(conn, _CLAIM, id=job_id, task_id=task_id, lease=lease, stage=text, max_tries=max_tries)
-        .mappings()
-        .first()
-    )
+    job = execute_one(conn, _CLAIM, id=job_id, task_id=task_id, lease=lease, stage=text, max_tries=max_tries)
     if job is not None:
         history.record(conn, job, EventType.MERGE_STARTED, attempt=job["body_attempt"])
     return job
@@ -49,12 +45,12 @@ RETURNING *, {now} AS now
 
 def beat(conn: Connection, job_id: str, *, attempt: int, lease: float) -> bool:
     """Renew the body's lease; False where another attempt has it or the job ended."""
-    return execute(conn, _BEAT, id=job_id, attempt=attempt, lease=lease).first() is not None
+    return bool(execute(conn, _BEAT, id=job_id, attempt=attempt, lease=lease))
 
 
-def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: float) -> RowMapping | None:
+def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: float) -> Row | None:
     """Record how far the merge is and renew its lease; None where another attempt has it or the job ended."""
-    return execute(conn, _PROGRESS, id=job_id, attempt=attempt, done=done, lease=lease).mappings().first()
+    return execute_one(conn, _PROGRESS, id=job_id, attempt=attempt, done=done, lease=lease)
 
 
 _FINISH = """
@@ -68,9 +64,9 @@ RETURNING *, {now} AS now
 _FINISHED = {JobStatus.COMPLETED: EventType.JOB_COMPLETED, JobStatus.PARTIAL: EventType.JOB_PARTIAL}
 
 
-def finish(conn: Connection, job_id: str, *, attempt: int) -> RowMapping | None:
+def finish(conn: Connection, job_id: str, *, attempt: int) -> Row | None:
     """The merge of this attempt took effect: COMPLETED, or PARTIAL where chunks failed. None where out of date."""
-    job = execute(conn, _FINISH, id=job_id, attempt=attempt).mappings().first()
+    job = execute_one(conn, _FINISH, id=job_id, attempt=attempt)
     if job is not None:
         history.record(conn, job, _FINISHED[JobStatus(job["status"])], attempt=attempt)
     return job
@@ -88,24 +84,19 @@ _WHEN_DUE = _DISPATCHED.replace("body_due_at_or_now", "(body_due_at IS NULL OR b
 _AT_ONCE = _DISPATCHED.replace("body_due_at_or_now", "chord_intact = (1 = 0) AND body_dispatches = :dispatches")
 
 
-def take_dispatch(
-    conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None
-) -> RowMapping | None:
+def take_dispatch(conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None) -> Row | None:
     """Take it on oneself to publish the body; None where it is not due, alive, or just published by another.
 
     :param grace: seconds until the next one may take it.
     :param seen_dispatches: given by who saw the last chunk end: publish now, unless somebody did since.
     """
     if seen_dispatches is None:
-        found = execute(conn, _WHEN_DUE, id=job_id, grace=grace)
+        job = execute_one(conn, _WHEN_DUE, id=job_id, grace=grace)
     else:
-        found = execute(conn, _AT_ONCE, id=job_id, grace=grace, dispatches=seen_dispatches)
-    job = found.mappings().first()
+        job = execute_one(conn, _AT_ONCE, id=job_id, grace=grace, dispatches=seen_dispatches)
     if job is not None:
         history.record(conn, job, EventType.BODY_DISPATCHED)
     return job
-
-
 
 
 _RELEASE = """
@@ -116,6 +107,6 @@ RETURNING *, {now} AS now
 """
 
 
-def release(conn: Connection, job_id: str, *, attempt: int, due: float) -> RowMapping | None:
+def release(conn: Connection, job_id: str, *, attempt: int, due: float) -> Row | None:
     """The body's task retries itself: it is expected again within ``due`` seconds, and the try does not count."""
-    return execute(conn, _RELEASE, id=job_id, attempt=attempt, due=due).mappings().first()
+    return execute_one(conn, _RELEASE, id=job_id, attempt=attempt, due=due)

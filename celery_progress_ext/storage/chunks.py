@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.counters import Pacing, move
-from celery_progress_ext.storage.engine import Stale, execute
+from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one
 from celery_progress_ext.storage.history import EventType
 
 #: Results larger than this stay in the result backend alone.
@@ -24,8 +24,8 @@ RESULT_LIMIT = 16_384
 class Change:
     """A change that took effect: the job's row after it (with ``now``), and the chunk's, where one changed."""
 
-    job: RowMapping
-    chunk: RowMapping | None = None
+    job: Row
+    chunk: Row | None = None
 
 
 _STARTED = "leased_until = {now} + :lease"
@@ -55,7 +55,7 @@ def start(
     (``dead_attempt`` is known to be dead although its lease still runs).
     """
     for old in (ChunkStatus.PENDING, ChunkStatus.PROCESSING):
-        chunk = _one(
+        chunk = execute_one(
             conn,
             _START,
             id=chunk_id,
@@ -90,7 +90,7 @@ _PAGES = "UPDATE document_ocr_chunks SET pages_done = :done WHERE id = :id"
 
 def beat(conn: Connection, chunk_id: str, *, attempt: int, lease: float) -> bool:
     """Renew the lease; False where this attempt is no longer the one that counts."""
-    return _one(conn, _BEAT, id=chunk_id, attempt=attempt, lease=lease) is not None
+    return execute_one(conn, _BEAT, id=chunk_id, attempt=attempt, lease=lease) is not None
 
 
 def progress(
@@ -100,7 +100,7 @@ def progress(
 
     None where this attempt is no longer the one that counts.
     """
-    chunk = _one(conn, _PROGRESS, id=chunk_id, attempt=attempt, done=done, lease=lease, quiet=quiet)
+    chunk = execute_one(conn, _PROGRESS, id=chunk_id, attempt=attempt, done=done, lease=lease, quiet=quiet)
     if chunk is None:
         return None
     # Pages once shown are not taken back by a restart: only what goes beyond the most ever done is added.
@@ -143,7 +143,7 @@ def complete(
     :param likely: the status to look for first; the right guess saves a statement.
     """
     for old in _likely_first(ChunkStatus.COMPLETED, likely):
-        chunk = _one(
+        chunk = execute_one(
             conn,
             _COMPLETE_BY_DIALECT[conn.dialect.name],
             id=chunk_id,
@@ -200,7 +200,7 @@ def fail(
     The chord can not publish the body any more, so the job is due for it as soon as all chunks are terminal.
     """
     for old in _likely_first(ChunkStatus.FAILED, ChunkStatus.PROCESSING):
-        chunk = _one(conn, _FAIL, id=chunk_id, old=old.value, error=error, attempt=attempt, dispatch=dispatch)
+        chunk = execute_one(conn, _FAIL, id=chunk_id, old=old.value, error=error, attempt=attempt, dispatch=dispatch)
         if chunk is not None:
             job = _moved(move(conn, chunk, old=old, new=ChunkStatus.FAILED, intact=False))
             history.record(
@@ -243,7 +243,7 @@ def release(
         (its own retry keeps the task id).
     """
     for old in (ChunkStatus.PROCESSING, ChunkStatus.PENDING):
-        chunk = _one(
+        chunk = execute_one(
             conn,
             _RELEASE,
             id=chunk_id,
@@ -273,11 +273,7 @@ def _likely_first(new: ChunkStatus, likely: ChunkStatus) -> Iterable[ChunkStatus
     return sorted(CHUNK_TRANSITIONS[new], key=lambda old: (old != likely, old))
 
 
-def _one(conn: Connection, text: str, **params: Any) -> RowMapping | None:
-    return execute(conn, text, **params).mappings().first()
-
-
-def _moved(job: RowMapping | None) -> RowMapping:
+def _moved(job: Row | None) -> Row:
     if job is None:
         raise Stale
     return job

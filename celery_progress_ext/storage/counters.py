@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.stages import Stage, StageName, stage
-from celery_progress_ext.storage.engine import execute
+from celery_progress_ext.storage.engine import Row, execute_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ _DELTAS = {
 
 def move(
     conn: Connection,
-    chunk: RowMapping,
+    chunk: Row,
     *,
     old: ChunkStatus,
     new: ChunkStatus,
@@ -93,7 +93,7 @@ def move(
     intact: bool = True,
     grace: float = 0.0,
     pacing: Pacing = _NO_PACING,
-) -> RowMapping | None:
+) -> Row | None:
     """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done.
 
     Returns the job's row with ``now``, or None where the run is over or its merge has begun: the counts are then
@@ -102,23 +102,19 @@ def move(
     deltas = dict.fromkeys(_DELTAS.values(), 0)
     deltas[_DELTAS[old]] -= 1
     deltas[_DELTAS[new]] += 1
-    return (
-        execute(
-            conn,
-            _MOVE_BY_DIALECT[conn.dialect.name],
-            job_id=chunk["job_id"],
-            chunk_index=chunk["chunk_index"],
-            page_start=chunk["page_start"],
-            page_end=chunk["page_end"],
-            pages=pages,
-            intact=intact,
-            grace=grace,
-            pace_chunks=pacing.chunks,
-            pace_pages=pacing.pages,
-            pace_seconds=pacing.seconds,
-            pace_log=pacing.log,
-            **deltas,
-        )
-        .mappings()
-        .first()
+    return execute_one(
+        conn,
+        _MOVE_BY_DIALECT[conn.dialect.name],
+        job_id=chunk["job_id"],
+        chunk_index=chunk["chunk_index"],
+        page_start=chunk["page_start"],
+        page_end=chunk["page_end"],
+        pages=pages,
+        intact=intact,
+        grace=grace,
+        pace_chunks=pacing.chunks,
+        pace_pages=pacing.pages,
+        pace_seconds=pacing.seconds,
+        pace_log=pacing.log,
+        **deltas,
     )

@@ -5,25 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import RowMapping
-
-from celery_progress_ext.storage.engine import Database, execute
+from celery_progress_ext.storage.engine import Database, Row, execute
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
 
 
-def lapsed_chunks(database: Database) -> list[RowMapping]:
+def lapsed_chunks(database: Database) -> list[Row]:
     """Chunks whose worker has given no sign of life for a lease."""
     return _chunks(database, "processing")
 
 
-def overdue_chunks(database: Database) -> list[RowMapping]:
+def overdue_chunks(database: Database) -> list[Row]:
     """Chunks that were sent and should have been started by now."""
     return _chunks(database, "pending")
 
 
-def _chunks(database: Database, status: str) -> list[RowMapping]:
+def _chunks(database: Database, status: str) -> list[Row]:
     return database.rows(
         """SELECT c.* FROM document_ocr_chunks c JOIN processing_jobs j ON j.id = c.job_id
            WHERE c.status = :status AND c.leased_until < {now} AND j.status IN ('PENDING', 'PROCESSING')
@@ -49,7 +47,7 @@ def extend(database: Database, job_id: str, *, seconds: float) -> None:
     database.write(write)
 
 
-def settled_jobs(database: Database) -> list[RowMapping]:
+def settled_jobs(database: Database) -> list[Row]:
     """Jobs whose chunks are all terminal and whose body is due: not alive, and nobody is about to publish it."""
     return database.rows(
         """SELECT *, {now} AS now FROM processing_jobs
@@ -61,7 +59,7 @@ def settled_jobs(database: Database) -> list[RowMapping]:
     )
 
 
-def running_jobs(database: Database, *, after: str, limit: int) -> list[RowMapping]:
+def running_jobs(database: Database, *, after: str, limit: int) -> list[Row]:
     """Active jobs in the order of their ids, from behind ``after``."""
     return database.rows(
         """SELECT *, {now} AS now FROM processing_jobs WHERE status IN ('PENDING', 'PROCESSING') AND id > :after
@@ -78,10 +76,11 @@ def forget(database: Database, *, days: float) -> int:
         found = execute(
             conn,
             """DELETE FROM processing_jobs WHERE id IN (
-                 SELECT id FROM processing_jobs WHERE finished_at < {now} - :seconds ORDER BY finished_at LIMIT 100)""",
+                 SELECT id FROM processing_jobs WHERE finished_at < {now} - :seconds ORDER BY finished_at LIMIT 100)
+               RETURNING id""",
             seconds=days * 86400.0,
         )
-        return int(found.rowcount)
+        return len(found)
 
     return database.write(write) or 0
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.exceptions import DatabaseNotMigrated, MissingExtra
 
@@ -29,6 +30,8 @@ _NOW = {
 #: PostgreSQL codes of an error that goes away when the transaction runs again: serialization failure, deadlock.
 _RETRY_CODES = frozenset({"40001", "40P01"})
 _WRITE_TRIES = 4
+#: A named parameter, and not a cast.
+_NAMED = re.compile(r"(?<!:):([a-z_]+)")
 
 
 class Database:
@@ -69,9 +72,12 @@ class Database:
             yield conn
 
     def write(self, work: Callable[[Connection], T | None]) -> T | None:
-        """Run ``work(conn)`` in one short transaction, again when the database asks for that (a deadlock).
+        """Run ``work(conn)`` in one short transaction; None, and nothing changed, where it raises :class:`Stale`.
 
-        None, and nothing changed, where ``work`` raises :class:`Stale`.
+        It runs again where the database asks for that (a deadlock), and on a new connection where the old one broke
+        (a restart). Changes are guarded, so one that was committed after all takes no effect a second time.
+
+        :raises DatabaseNotMigrated: when the tables are missing or old.
         """
         for tries in range(_WRITE_TRIES):
             try:
@@ -79,51 +85,88 @@ class Database:
                     return work(conn)
             except Stale:
                 return None
-            except sa.exc.DBAPIError as error:
-                code = getattr(error.orig, "pgcode", None)
-                if code not in _RETRY_CODES or tries == _WRITE_TRIES - 1:
-                    raise missing_table(error) or error from error.orig
+            except self._errors as error:
+                if tries == _WRITE_TRIES - 1 or not self._worth_another_try(error):
+                    raise _not_migrated(error) or error from None
                 time.sleep(0.01 * 2**tries)
         raise AssertionError("unreachable")
 
-    def rows(self, query: str, /, **params: Any) -> list[RowMapping]:
-        """All rows of a query. ``{now}`` in it is the database's clock."""
-        try:
-            with self.reading() as conn:
-                return list(conn.execute(self.sql(query), params).mappings())
-        except sa.exc.DBAPIError as error:
-            raise missing_table(error) or error from error.orig
+    def rows(self, query: str, /, **params: Any) -> list[Row]:
+        """All rows of a query. ``{now}`` in it is the database's clock.
 
-    def row(self, query: str, /, **params: Any) -> RowMapping | None:
+        :raises DatabaseNotMigrated: when the tables are missing or old.
+        """
+        for tries in range(2):
+            try:
+                with self.reading() as conn:
+                    return execute(conn, query, **params)
+            except self._errors as error:
+                if tries or not self._worth_another_try(error):
+                    raise _not_migrated(error) or error from None
+        raise AssertionError("unreachable")
+
+    def row(self, query: str, /, **params: Any) -> Row | None:
         """The first row of a query, or None."""
         found = self.rows(query, **params)
         return found[0] if found else None
 
-    def sql(self, text: str) -> sa.TextClause:
-        """A statement for this database: ``{now}`` and ``{json}…`` filled in, compiled once."""
-        return _statement(text, self.dialect)
+    @cached_property
+    def _errors(self) -> tuple[type[Exception], ...]:
+        return (sa.exc.DBAPIError, self.engine.dialect.loaded_dbapi.Error)
+
+    def _worth_another_try(self, error: Exception) -> bool:
+        cause: Any = getattr(error, "orig", error)
+        if self.engine.dialect.is_disconnect(cause, None, None):
+            # The other pooled connections broke with this one.
+            self.engine.dispose()
+            return True
+        return getattr(cause, "pgcode", None) in _RETRY_CODES
+
+
+#: A row as a mapping from its column names.
+Row = dict[str, Any]
 
 
 @lru_cache(maxsize=512)
-def _statement(text: str, dialect: str) -> sa.TextClause:
-    return sa.text(text.replace("{now}", _NOW[dialect]))
+def _statement(text: str, dialect: str) -> str:
+    text = text.replace("{now}", _NOW[dialect])
+    return text if dialect == "sqlite" else _NAMED.sub(r"%(\1)s", text)
 
 
-def execute(conn: Connection, text: str, /, **params: Any) -> sa.CursorResult[Any]:
-    """One statement on ``conn``; ``{now}`` in it is the database's clock."""
-    return conn.execute(_statement(text, conn.dialect.name), params)
+def execute(conn: Connection, text: str, /, **params: Any) -> list[Row]:
+    """One statement on ``conn``, and the rows that it returns. ``{now}`` in it is the database's clock.
+
+    Through the driver's own cursor: SQLAlchemy works out the columns of a textual result anew at every execution, which
+    is most of what a completion costs on SQLite.
+    """
+    cursor: Any = conn.connection.cursor()
+    try:
+        cursor.execute(_statement(text, conn.dialect.name), params)
+        if cursor.description is None:
+            return []
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    finally:
+        cursor.close()
 
 
-def execute_many(conn: Connection, text: str, params: list[Mapping[str, Any]]) -> None:
+def execute_one(conn: Connection, text: str, /, **params: Any) -> Row | None:
+    """One statement on ``conn``, and the first row that it returns."""
+    found = execute(conn, text, **params)
+    return found[0] if found else None
+
+
+def execute_many(conn: Connection, text: str, params: list[dict[str, Any]]) -> None:
     """One statement for many parameter sets; nothing for none."""
     if params:
-        conn.execute(_statement(text, conn.dialect.name), params)
+        conn.execute(sa.text(text.replace("{now}", _NOW[conn.dialect.name])), params)
 
 
-def missing_table(error: sa.exc.DBAPIError) -> DatabaseNotMigrated | None:
+def _not_migrated(error: Exception) -> DatabaseNotMigrated | None:
     """What to tell when an error means that the tables are missing or old; else None."""
-    text = str(error.orig).lower()
-    if "no such table" in text or "no such column" in text or getattr(error.orig, "pgcode", None) in ("42P01", "42703"):
+    text = str(error).lower()
+    code = getattr(getattr(error, "orig", error), "pgcode", None)
+    if "no such table" in text or "no such column" in text or code in ("42P01", "42703"):
         return DatabaseNotMigrated()
     return None
 
@@ -139,9 +182,7 @@ def _make_engine(url: sa.URL) -> sa.Engine:
     try:
         # A completion that a crash of the database forgets is found again by the reconciler, so a
         # transaction need not wait for the disk.
-        return sa.create_engine(
-            url, pool_pre_ping=True, connect_args={"options": "-c synchronous_commit=off", "connect_timeout": 10}
-        )
+        return sa.create_engine(url, connect_args={"options": "-c synchronous_commit=off", "connect_timeout": 10})
     except ModuleNotFoundError as error:
         raise MissingExtra("PostgreSQL needs psycopg2: pip install 'celery-progress-ext[postgres]'") from error
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.jobs import iso
-from celery_progress_ext.storage.engine import Database, execute
+from celery_progress_ext.storage.engine import Database, Row, execute
 
 
 class EventType(StrEnum):
@@ -38,7 +38,7 @@ VALUES (:job_id, :version, :type, {now}, :chunk_index, :attempt, :message, :eta)
 
 def record(
     conn: Connection,
-    job: RowMapping,
+    job: Row,
     type: EventType,
     *,
     chunk_index: int | None = None,

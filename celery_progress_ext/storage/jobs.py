@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.jobs import JOB_TRANSITIONS, RETRYABLE, JobStatus
@@ -15,7 +15,7 @@ from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlie
 from celery_progress_ext.stages import stage as stage_row
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.counters import message_sql
-from celery_progress_ext.storage.engine import Stale, execute, execute_many
+from celery_progress_ext.storage.engine import Row, Stale, execute, execute_many, execute_one
 from celery_progress_ext.storage.history import EventType
 
 
@@ -59,31 +59,27 @@ VALUES (:id, :job_id, :document_id, :index, :start, :end, 'pending', :task_id, :
 """
 
 
-def create(conn: Connection, new: NewJob, *, due: float) -> RowMapping | None:
+def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
     """Insert the job and its chunks; each chunk should be started within ``due`` seconds.
 
     None where the job exists already: a chain's step that a redelivery runs again.
     """
     queued = stage_row(StageName.QUEUED)
-    job = (
-        execute(
-            conn,
-            _INSERT_JOB,
-            id=new.id,
-            matter_id=new.matter_id,
-            document_id=new.document_id,
-            stage_name=queued.name.value,
-            stage=queued.format(total=len(new.chunks)),
-            metadata=json.dumps(dict(new.metadata)),
-            unit=new.unit,
-            on_chunk_failure=new.on_chunk_failure,
-            total=len(new.chunks),
-            pages=sum(row.chunk.pages for row in new.chunks),
-            body_signature=json.dumps(new.body_signature),
-            body_task_id=new.body_task_id,
-        )
-        .mappings()
-        .first()
+    job = execute_one(
+        conn,
+        _INSERT_JOB,
+        id=new.id,
+        matter_id=new.matter_id,
+        document_id=new.document_id,
+        stage_name=queued.name.value,
+        stage=queued.format(total=len(new.chunks)),
+        metadata=json.dumps(dict(new.metadata)),
+        unit=new.unit,
+        on_chunk_failure=new.on_chunk_failure,
+        total=len(new.chunks),
+        pages=sum(row.chunk.pages for row in new.chunks),
+        body_signature=json.dumps(new.body_signature),
+        body_task_id=new.body_task_id,
     )
     if job is None:
         return None
@@ -131,9 +127,7 @@ _END_SQL = {
 _END_EVENTS = {JobStatus.FAILED: EventType.JOB_FAILED, JobStatus.CANCELLED: EventType.JOB_CANCELLED}
 
 
-def end(
-    conn: Connection, job_id: str, status: JobStatus, *, error: str | None, body_attempt: int | None = None
-) -> RowMapping:
+def end(conn: Connection, job_id: str, status: JobStatus, *, error: str | None, body_attempt: int | None = None) -> Row:
     """End a run before its merge is done: FAILED or CANCELLED. What was finished is kept.
 
     Chunks are locked before the job, here and everywhere, so that two changes do not wait for each other.
@@ -141,11 +135,7 @@ def end(
     :raises Stale: where the job is not active, or ``body_attempt`` is out of date.
     """
     execute(conn, _UNFINISHED, id=job_id)
-    job = (
-        execute(conn, _END_SQL[status], id=job_id, status=status.value, error=error, body_attempt=body_attempt)
-        .mappings()
-        .first()
-    )
+    job = execute_one(conn, _END_SQL[status], id=job_id, status=status.value, error=error, body_attempt=body_attempt)
     if job is None:
         raise Stale
     history.record(conn, job, _END_EVENTS[status], message=error)
@@ -171,13 +161,13 @@ RETURNING *, {{now}} AS now
 """
 
 
-def reopen(conn: Connection, job_id: str) -> RowMapping:
+def reopen(conn: Connection, job_id: str) -> Row:
     """Begin a new run of what did not finish: its chunks become due now, and the reconciler's step sends them.
 
     :raises Stale: where the job may not be retried, as for the second of two people who press retry.
     """
     execute(conn, _REOPEN_CHUNKS, id=job_id)
-    job = execute(conn, _REOPEN, id=job_id).mappings().first()
+    job = execute_one(conn, _REOPEN, id=job_id)
     if job is None:
         raise Stale
     history.record(conn, job, EventType.JOB_RETRIED)
@@ -206,35 +196,31 @@ def update_status(
     progress_pct: int | None,
     metadata: Mapping[str, Any] | None,
     error: str | None,
-) -> RowMapping | None:
+) -> Row | None:
     """What a caller says of a job it tracks by hand; None where the transition is not legal or the job unknown.
 
     The percent never goes down, a stage never goes back to an earlier one, and metadata is merged.
     """
     for _ in range(_UPDATE_TRIES):
-        row = execute(conn, _BY_ID, id=job_id).mappings().first()
+        row = execute_one(conn, _BY_ID, id=job_id)
         if row is None or JobStatus(row["status"]) not in _may_become(status):
             return None
         merged = {**as_json(row["metadata"]), **(metadata or {})}
         name = _stage_name(stage, row["stage_name"])
         if stage is None or earlier(name, row["stage_name"]):
             stage, name = row["stage"], row["stage_name"]
-        updated = (
-            execute(
-                conn,
-                _STATUS,
-                id=job_id,
-                version=row["version"],
-                status=status.value,
-                stage=stage,
-                stage_name=name,
-                pct=progress_pct if progress_pct is not None else row["progress_pct"],
-                metadata=json.dumps(merged),
-                error=error,
-                terminal=int(status.terminal),
-            )
-            .mappings()
-            .first()
+        updated = execute_one(
+            conn,
+            _STATUS,
+            id=job_id,
+            version=row["version"],
+            status=status.value,
+            stage=stage,
+            stage_name=name,
+            pct=progress_pct if progress_pct is not None else row["progress_pct"],
+            metadata=json.dumps(merged),
+            error=error,
+            terminal=int(status.terminal),
         )
         if updated is not None:
             history.record(conn, updated, EventType.STATUS_UPDATED, message=updated["stage"])
@@ -263,5 +249,3 @@ def _matches(row: Stage, message: str) -> bool:
 def as_json(value: Any) -> Any:
     """A JSON column of a textual query: PostgreSQL's driver has parsed it, SQLite's has not."""
     return json.loads(value) if isinstance(value, str) else value
-
-

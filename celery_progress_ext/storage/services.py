@@ -38,9 +38,7 @@ class JobTrackingService:
         """
         return self._snapshots.get(job_id)
 
-    def list(
-        self, matter_id: str | None = None, *, limit: int = 50, active_only: bool = False
-    ) -> SnapshotList:
+    def list(self, matter_id: str | None = None, *, limit: int = 50, active_only: bool = False) -> SnapshotList:
         """Snapshots of a matter's jobs, or of all, newest first."""
         return self._snapshots.find(matter_id=matter_id, limit=limit, active_only=active_only)
 

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import RowMapping
-
 from celery_progress_ext.chunks import ChunkProgress
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Eta, Pace, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, StalledChunk
 from celery_progress_ext.stages import StageName
-from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage.engine import Database, Row
 from celery_progress_ext.storage.jobs import as_json
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
@@ -54,9 +52,7 @@ class Snapshots:
             raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
         return self.of(row)
 
-    def find(
-        self, *, matter_id: str | None = None, active_only: bool = False, limit: int = 50
-    ) -> list[JobSnapshot]:
+    def find(self, *, matter_id: str | None = None, active_only: bool = False, limit: int = 50) -> list[JobSnapshot]:
         """Snapshots, newest first."""
         conditions = ["1 = 1"]
         if matter_id is not None:
@@ -71,7 +67,7 @@ class Snapshots:
         )
         return [self.of(row) for row in rows]
 
-    def of(self, job: RowMapping, *, fresh: bool = True, freed: int = 0) -> JobSnapshot:
+    def of(self, job: Row, *, fresh: bool = True, freed: int = 0) -> JobSnapshot:
         """The snapshot that belongs to a job's row (with ``now``).
 
         :param fresh: False where the view of the running chunks may be up to ``VIEW_SECONDS`` old.
@@ -107,7 +103,7 @@ class Snapshots:
         view = self._views.get(job_id)
         return view.eta.finish_at if view is not None and view.eta is not None else None
 
-    def _failures(self, job: RowMapping) -> tuple[ChunkFailure, ...]:
+    def _failures(self, job: Row) -> tuple[ChunkFailure, ...]:
         rows = self._database.rows(
             """SELECT chunk_index, page_start, page_end, error FROM document_ocr_chunks
                WHERE job_id = :id AND status = 'failed' ORDER BY chunk_index LIMIT :limit""",
@@ -125,7 +121,7 @@ class Snapshots:
             for row in rows
         )
 
-    def _view(self, job: RowMapping, *, fresh: bool, freed: int) -> _View:
+    def _view(self, job: Row, *, fresh: bool, freed: int) -> _View:
         kept = self._views.get(job["id"])
         if kept is not None and not fresh and time.monotonic() - kept.taken_at < VIEW_SECONDS:
             return kept
@@ -141,7 +137,7 @@ class Snapshots:
                 self._views.popitem(last=False)
         return view
 
-    def _eta(self, job: RowMapping, running: Sequence[RowMapping], freed: int) -> Eta | None:
+    def _eta(self, job: Row, running: Sequence[Row], freed: int) -> Eta | None:
         now = job["now"]
         pending = self._pending_sizes(job)
         if job["stage_name"] == StageName.MERGE:
@@ -169,7 +165,7 @@ class Snapshots:
             merge_seconds=_merge_seconds(job),
         )
 
-    def _pending_sizes(self, job: RowMapping) -> tuple[int, ...]:
+    def _pending_sizes(self, job: Row) -> tuple[int, ...]:
         """Page counts of the chunks not started: the last ones of the dispatch order, which queues keep."""
         count = job["pending_chunks"]
         if not count:
@@ -188,7 +184,7 @@ class Snapshots:
                     self._sizes.popitem(last=False)
         return sizes[-count:]
 
-    def _stalled(self, job: RowMapping, running: Sequence[RowMapping]) -> tuple[StalledChunk, ...]:
+    def _stalled(self, job: Row, running: Sequence[Row]) -> tuple[StalledChunk, ...]:
         now, found = job["now"], []
         for row in running:
             quiet = now - (row["progressed_at"] or now)
@@ -210,7 +206,7 @@ class Snapshots:
         return tuple(found[:NAMED_LIMIT])
 
 
-def chunk_progress(job: RowMapping) -> ChunkProgress:
+def chunk_progress(job: Row) -> ChunkProgress:
     """The counts of a job's row."""
     return ChunkProgress(
         total=job["total_chunks"],
@@ -227,7 +223,7 @@ _MERGE_SHARE = 0.005
 _MERGE_FIXED = 0.5
 
 
-def _merge_seconds(job: RowMapping) -> float:
+def _merge_seconds(job: Row) -> float:
     """What is left of the merge: a share of the chunks' own time, less what it has run; from its pages when known."""
     expected = _MERGE_FIXED + _MERGE_SHARE * float(job["pace_seconds"])
     if job["stage_name"] != StageName.MERGE or job["merge_started_at"] is None:
@@ -239,7 +235,7 @@ def _merge_seconds(job: RowMapping) -> float:
     return max(expected - elapsed, 0.1 * elapsed)
 
 
-def _metadata(job: RowMapping) -> dict[str, Any]:
+def _metadata(job: Row) -> dict[str, Any]:
     """The job's metadata, and the counts under the names that the live stream's readers know."""
     metadata = dict(as_json(job["metadata"]))
     chunk_processing = metadata.get("chunk_processing") or {

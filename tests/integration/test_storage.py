@@ -15,7 +15,16 @@ from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseNotMigrated, JobNotFound
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, body, chunks, due, jobs
+from celery_progress_ext.storage import (
+    Database,
+    JobTrackingService,
+    OCRChunkService,
+    Snapshots,
+    body,
+    chunks,
+    due,
+    jobs,
+)
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
 
@@ -178,7 +187,8 @@ def test_an_attempt_that_was_superseded_changes_nothing(rows: Rows) -> None:
     first = rows.start(job_id, 0, lease=-1)
     second = rows.start(job_id, 0)
     assert first is not None and second is not None
-    assert first.chunk is not None and second.chunk is not None
+    assert first.chunk is not None
+    assert second.chunk is not None
     old, new = first.chunk["attempt"], second.chunk["attempt"]
     assert (old, new) == (1, 2)
     assert rows.progress(job_id, 0, attempt=old, done=5) is None
@@ -273,9 +283,7 @@ def test_a_job_with_failed_chunks_ends_partial_and_names_them(rows: Rows) -> Non
     rows.finish(job_id, rows.claim(job_id)["body_attempt"])
     snapshot = rows.jobs.snapshot(job_id)
     assert snapshot.status is JobStatus.PARTIAL
-    assert [failure.message for failure in snapshot.failures] == [
-        "Chunk 5 (pages 101-125) failed: Document AI timeout"
-    ]
+    assert [failure.message for failure in snapshot.failures] == ["Chunk 5 (pages 101-125) failed: Document AI timeout"]
 
 
 def test_a_cancelled_job_takes_no_more_reports(rows: Rows) -> None:

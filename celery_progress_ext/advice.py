@@ -1,0 +1,66 @@
+"""Settings of an app that make lost or doubled work likely, with the reason. Warned of once, when a worker starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: Kombu's own, where an app says nothing. Seconds.
+_VISIBILITY_DEFAULT = 3600
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One setting: when it is worth a word, and the word."""
+
+    setting: str
+    applies: Callable[[Mapping[str, Any]], bool]
+    reason: str
+
+
+def _visibility(conf: Mapping[str, Any]) -> float:
+    return float((conf.get("broker_transport_options") or {}).get("visibility_timeout", _VISIBILITY_DEFAULT))
+
+
+def _redis_broker(conf: Mapping[str, Any]) -> bool:
+    return str(conf.get("broker_url") or "").startswith(("redis", "unix"))
+
+
+ADVICE: tuple[Advice, ...] = (
+    Advice(
+        "task_acks_late",
+        lambda conf: not conf.get("task_acks_late"),
+        "off: what a killed worker had taken is not delivered again, and waits for the reconciler",
+    ),
+    Advice(
+        "task_reject_on_worker_lost",
+        lambda conf: bool(conf.get("task_acks_late")) and not conf.get("task_reject_on_worker_lost"),
+        "off: a chunk whose process is killed counts as failed in Celery's chord, which then never runs its body",
+    ),
+    Advice(
+        "worker_prefetch_multiplier",
+        lambda conf: int(conf.get("worker_prefetch_multiplier") or 0) != 1,
+        "not 1: a busy process holds chunks that an idle one could work on, and the estimate of the end suffers",
+    ),
+    Advice(
+        "broker_transport_options['visibility_timeout']",
+        lambda conf: _redis_broker(conf) and _visibility(conf) <= float(conf.get("task_time_limit") or 0),
+        "not longer than task_time_limit: Redis delivers a long chunk a second time while it still runs",
+    ),
+    Advice(
+        "result_chord_expires",
+        lambda conf: conf.get("result_chord_expires") is None and bool(conf.get("result_expires")),
+        "not set: a chord whose parts come further apart than result_expires forgets its count",
+    ),
+    Advice(
+        "worker_deduplicate_successful_tasks",
+        lambda conf: bool(conf.get("worker_deduplicate_successful_tasks")),
+        "on: a chunk killed between its result and its chord part is skipped when it comes again, and never counted",
+    ),
+)
+
+
+def advise(conf: Mapping[str, Any]) -> list[str]:
+    """A sentence for every setting that is worth one."""
+    return [f"{advice.setting} is {advice.reason}" for advice in ADVICE if advice.applies(conf)]

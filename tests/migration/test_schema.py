@@ -1,0 +1,85 @@
+"""The schema that the migrations make is the one that the code declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from celery_progress_ext.storage import Database, current, head, migrate
+from celery_progress_ext.storage.migrate import _config
+from celery_progress_ext.storage.schema import metadata
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url)
+    yield made
+    made.dispose()
+
+
+def test_a_migrated_schema_equals_a_fresh_one(database: Database) -> None:
+    """Alembic itself finds nothing left to do, on both databases."""
+    migrate(database)
+    with database.engine.connect() as conn:
+        context = MigrationContext.configure(
+            conn,
+            opts={
+                "compare_type": True,
+                "version_table": "celery_progress_version",
+                "include_name": lambda name, kind, _: kind != "table" or name in metadata.tables,
+            },
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrating_again_changes_nothing(database: Database) -> None:
+    """Every deploy runs it."""
+    assert current(database) is None
+    assert migrate(database) == migrate(database) == current(database) == head()
+
+
+def test_a_migration_leaves_the_hosts_own_tables_alone(database: Database) -> None:
+    """The library may share a database with its application, which may use Alembic too."""
+    with database.engine.begin() as conn:
+        conn.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        conn.execute(sa.text("INSERT INTO alembic_version VALUES ('theirs')"))
+    migrate(database)
+    with database.engine.connect() as conn:
+        assert conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "theirs"
+
+
+def test_the_way_back_removes_every_table(database: Database) -> None:
+    """A step that cannot be undone is found here, not at night."""
+    migrate(database)
+    with database.engine.begin() as conn:
+        command.downgrade(_config(conn), "base")
+    with database.engine.connect() as conn:
+        assert not set(metadata.tables) & set(sa.inspect(conn).get_table_names())
+
+
+_LOOKUPS = {
+    "lapsed chunks": "SELECT * FROM document_ocr_chunks WHERE status = 'processing' AND leased_until < 1",
+    "chunks of a job": "SELECT * FROM document_ocr_chunks WHERE job_id = 'x' AND status = 'failed'",
+    "jobs of a matter": "SELECT * FROM processing_jobs WHERE matter_id = 'x' ORDER BY created_at DESC LIMIT 50",
+    "jobs of a document": "SELECT * FROM processing_jobs WHERE document_id = 'x' ORDER BY created_at DESC LIMIT 1",
+    "history": "SELECT * FROM job_events WHERE job_id = 'x' AND version > 3 ORDER BY version",
+    "retention": "SELECT id FROM processing_jobs WHERE finished_at < 1 ORDER BY finished_at LIMIT 100",
+    "running jobs": "SELECT * FROM processing_jobs WHERE status IN ('PENDING', 'PROCESSING')",
+}
+
+
+@pytest.mark.parametrize("query", _LOOKUPS.values(), ids=_LOOKUPS.keys())
+def test_what_runs_often_is_answered_by_an_index(tmp_path: object, query: str) -> None:
+    """At 10,000 chunks a scan per event would be felt."""
+    database = Database(f"sqlite:///{tmp_path}/plan.db")
+    migrate(database)
+    with database.engine.connect() as conn:
+        plan = " ".join(str(row[-1]) for row in conn.execute(sa.text("EXPLAIN QUERY PLAN " + query)))
+    database.dispose()
+    assert "USING INDEX" in plan or "USING COVERING INDEX" in plan
+    assert "SCAN" not in plan

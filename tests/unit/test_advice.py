@@ -1,0 +1,46 @@
+"""Settings that make lost or doubled work likely are named, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_progress_ext.advice import advise
+
+GOOD = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "broker_url": "redis://h",
+    "broker_transport_options": {"visibility_timeout": 7200},
+    "task_time_limit": 3600,
+    "result_expires": 86400,
+    "result_chord_expires": 604800,
+    "worker_deduplicate_successful_tasks": False,
+}
+
+
+def test_good_settings_need_no_word() -> None:
+    """The ones that the documentation recommends."""
+    assert advise(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        ({"task_acks_late": False}, "task_acks_late"),
+        ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost"),
+        ({"worker_prefetch_multiplier": 4}, "worker_prefetch_multiplier"),
+        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout"),
+        ({"result_chord_expires": None}, "result_chord_expires"),
+        ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
+    ],
+)
+def test_each_risky_setting_gets_one_sentence(change: dict[str, object], setting: str) -> None:
+    """That names it."""
+    [sentence] = advise({**GOOD, **change})
+    assert setting in sentence
+
+
+def test_another_broker_has_no_visibility_timeout() -> None:
+    """RabbitMQ delivers again when the connection closes."""
+    assert advise({**GOOD, "broker_url": "amqp://h", "broker_transport_options": {"visibility_timeout": 1}}) == []

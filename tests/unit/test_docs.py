@@ -1,0 +1,47 @@
+"""The documentation says what the code says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from dataclasses import fields
+from pathlib import Path
+
+import celery_progress_ext
+from celery_progress_ext.config import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_state_charts_are_drawn_from_the_tables() -> None:
+    """After a change of a table: `python docs/make_state_charts.py`."""
+    page = (ROOT / "docs" / "chords.md").read_text()
+    assert runpy.run_path(str(ROOT / "docs" / "make_state_charts.py"))["page"](page) == page
+
+
+def test_every_setting_is_in_the_reference_with_its_default() -> None:
+    """One table, complete."""
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2].strip()
+        for line in reference.splitlines()
+        if "| `progress_" in line
+    }
+    for field in fields(Settings):
+        shown = rows[f"`progress_{field.name}`"].strip("`")
+        if field.default is not None:
+            assert shown == (f"{field.default:g}" if isinstance(field.default, float) else str(field.default))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """And there are few of them."""
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    assert len(celery_progress_ext.__all__) <= 15
+    assert [name for name in celery_progress_ext.__all__ if name not in reference] == []
+
+
+def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
+    """Files move, links do not."""
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
