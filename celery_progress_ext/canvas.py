@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,9 +15,9 @@ from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
 from celery_progress_ext import ids
-from celery_progress_ext.broadcast import job_channel
+from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.exceptions import InvalidCanvas
+from celery_progress_ext.exceptions import InvalidCanvas, ProgressError
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
@@ -66,6 +67,11 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         super().__init__(job_id, **options)
         self._extension = extension
 
+    def __del__(self) -> None:
+        # Celery's own would open a connection while the interpreter shuts down, and complain that it cannot.
+        if not sys.is_finalizing():
+            super().__del__()
+
     def snapshot(self) -> JobSnapshot:
         """The whole truth about the job now."""
         return self._extension.runtime.jobs.snapshot(self.id)
@@ -77,8 +83,8 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         seen = -1
-        with self._extension.runtime.broadcaster.subscribe() as subscription:
-            subscription.add(job_channel(self.id))
+        news = _News(self._extension.runtime.broadcaster, job_channel(self.id))
+        try:
             while True:
                 snapshot = self.snapshot()
                 if snapshot.version > seen:
@@ -86,7 +92,9 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
                     yield snapshot
                 if snapshot.status.terminal or (deadline is not None and time.monotonic() >= deadline):
                     return
-                _wait_for_news(subscription)
+                news.wait(_WATCH_SECONDS)
+        finally:
+            news.close()
 
     def retry_failed(self) -> JobSnapshot:
         """Run only the failed chunks again, and then the body.
@@ -197,7 +205,10 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
         result = plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        job.parent = result.parent
+        # Nobody waits for these. Each is a cycle whose `__del__` would ask Redis to forget it, 10,000 times, or while
+        # the interpreter shuts down.
+        for unused in (result, *getattr(result.parent, "results", ())):
+            unused.backend = None
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -307,9 +318,28 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.clone().set(task_id=task_id)
 
 
-def _wait_for_news(subscription: Any) -> None:
-    try:
-        subscription.get(_WATCH_SECONDS)
-    except Exception:
-        # The connection broke: look again at the rows soon, whatever becomes of the stream.
-        time.sleep(_WATCH_SECONDS)
+class _News:
+    """Waits for a channel's next message; without the broadcaster it is a pause, and the rows are looked at anyway."""
+
+    def __init__(self, broadcaster: Broadcaster, channel: str) -> None:
+        self._broadcaster = broadcaster
+        self._channel = channel
+        self._subscription: Subscription | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Return at the next message, or after ``seconds``; at once when the subscription is new."""
+        try:
+            if self._subscription is None:
+                self._subscription = self._broadcaster.subscribe()
+                self._subscription.add(self._channel)
+            else:
+                self._subscription.get(seconds)
+        except ProgressError:
+            self.close()
+            time.sleep(seconds)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()

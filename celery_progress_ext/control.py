@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -14,7 +14,8 @@ from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
-from celery_progress_ext.storage.engine import Row
+
+T = TypeVar("T")
 
 logger = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ class Control:
         :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
         """
         job = self._changed(job_id, "retry", lambda conn: job_writes.reopen(conn, job_id))
+        self._recorder.broadcast(job, fresh=True)
         # What is not sent here because this process dies, is due already and the reconciler sends it.
         for chunk in self._runtime.database.rows(
             "SELECT * FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending' ORDER BY chunk_index",
@@ -50,17 +52,16 @@ class Control:
         :raises JobNotFound: when there is no such job.
         :raises IllegalTransition: when the job is over.
         """
-        job = self._changed(
+        ended = self._changed(
             job_id, "cancel", lambda conn: job_writes.end(conn, job_id, JobStatus.CANCELLED, error=None)
         )
-        self._recorder.revoke_unfinished(job_id)
-        return self._runtime.snapshots.of(job)
+        self._recorder.run_ended(ended)
+        return self._runtime.snapshots.of(ended.job)
 
-    def _changed(self, job_id: str, what: str, work: Callable[[Connection], Any]) -> Row:
-        job: Row | None = self._runtime.database.write(work)
-        if job is None:
+    def _changed(self, job_id: str, what: str, work: Callable[[Connection], T]) -> T:
+        changed = self._runtime.database.write(work)
+        if changed is None:
             status = self._runtime.jobs.snapshot(job_id).status
             raise IllegalTransition(f"Cannot {what} job {job_id}: it is {status}.")
         logger.info(f"job_{what}", job_id=job_id)
-        self._recorder.broadcast(job, fresh=True)
-        return job
+        return changed

@@ -60,7 +60,7 @@ class CeleryProgress:
         runtime.use(self.runtime)
         canvas.bind(CeleryProgress.of)
         receivers.connect(_extension_of)
-        app.task(name=TICK, ignore_result=True, bind=True)(_tick)
+        app.task(name=TICK, ignore_result=True, bind=True, shared=False)(_tick)
         app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
         # Modules that a worker imports after the app is finalized bring tasks of their own.
         signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")

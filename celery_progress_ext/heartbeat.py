@@ -41,7 +41,9 @@ class Work:
     done: int = 0
     done_at: float = field(default_factory=time.monotonic)
     written_done: int = 0
+    #: The last write of any kind, for the lease; and of pages, for their rate.
     written_at: float = field(default_factory=time.monotonic)
+    paged_at: float = 0.0
     pages_seconds: float = PAGES_SECONDS
     #: When Celery's result backend was told last.
     told_at: float = 0.0
@@ -163,8 +165,7 @@ class Heartbeats:
             self._written(work, work.written_done, counts=counts)
 
     def _has_news(self, work: Work) -> bool:
-        waited = time.monotonic() - work.written_at
-        return work.done != work.written_done and (work.written_done == 0 or waited >= work.pages_seconds)
+        return work.done != work.written_done and time.monotonic() - work.paged_at >= work.pages_seconds
 
     def _beat_due(self, work: Work) -> bool:
         return time.monotonic() - work.written_at >= self._settings.heartbeat_seconds
@@ -172,5 +173,6 @@ class Heartbeats:
     @staticmethod
     def _written(work: Work, done: int, *, counts: bool) -> None:
         work.written_at = time.monotonic()
-        work.written_done = done
+        if done != work.written_done:
+            work.written_done, work.paged_at = done, work.written_at
         work.superseded = not counts

@@ -22,6 +22,7 @@ from celery_progress_ext.storage import chunks as chunk_writes
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.chunks import Change
 from celery_progress_ext.storage.engine import Row
+from celery_progress_ext.storage.jobs import Ended
 
 logger = structlog.get_logger(__name__)
 
@@ -115,15 +116,16 @@ class Recorder:
             if change is None:
                 return None
             verdict = _verdict(change, error)
-            if verdict is None:
-                return change
-            return Change(job=job_writes.end(conn, task.job_id, JobStatus.FAILED, error=verdict), chunk=change.chunk)
+            if verdict is not None:
+                over.append(job_writes.end(conn, task.job_id, JobStatus.FAILED, error=verdict))
+            return change
 
+        over: list[Ended] = []
         change = self._write(write)
         if change is not None:
             self._announce(change, "chunk_failed", error=error)
-            if change.job["status"] == JobStatus.FAILED:
-                self.revoke_unfinished(task.job_id)
+            if over:
+                self.run_ended(over[-1])
             else:
                 self._settle(change.job)
         return change
@@ -256,13 +258,11 @@ class Recorder:
 
     def body_failed(self, job_id: str, *, error: str, attempt: int | None = None) -> Row | None:
         """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry."""
-        return self._ended(
-            self._runtime.database.write(
-                lambda conn: job_writes.end(
-                    conn, job_id, JobStatus.FAILED, error=f"Merging failed: {error}", body_attempt=attempt
-                )
-            )
+        error = f"Merging failed: {error}"
+        ended = self._runtime.database.write(
+            lambda conn: job_writes.end(conn, job_id, JobStatus.FAILED, error=error, body_attempt=attempt)
         )
+        return None if ended is None else self._ended(ended.job)
 
     def body_retrying(self, job_id: str, *, attempt: int, due: float) -> None:
         """Celery's own retry of the body: it comes again within ``due`` seconds."""
@@ -291,14 +291,11 @@ class Recorder:
         """Send the snapshot of a job's row to its watchers."""
         self._runtime.broadcaster.publish(self._runtime.snapshots.of(job, fresh=fresh, freed=freed))
 
-    def revoke_unfinished(self, job_id: str) -> None:
-        """Stop the tasks of a run that is over."""
-        rows = self._runtime.database.rows(
-            "SELECT task_id FROM document_ocr_chunks WHERE job_id = :id AND status <> 'completed'", id=job_id
-        )
-        body = self._runtime.database.row("SELECT body_task_id FROM processing_jobs WHERE id = :id", id=job_id)
+    def run_ended(self, ended: Ended) -> None:
+        """Tell that a run was ended early, and stop its tasks."""
+        self._ended(ended.job)
         with contextlib.suppress(OSError):
-            self._dispatch.revoke([row["task_id"] for row in rows] + ([body["body_task_id"]] if body else []))
+            self._dispatch.revoke(ended.task_ids)
 
     def _settle(self, job: Row) -> None:
         """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""

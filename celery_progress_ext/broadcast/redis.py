@@ -6,18 +6,17 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -37,6 +36,8 @@ from celery_progress_ext.broadcast import (
 from celery_progress_ext.jobs import JobSnapshot
 
 logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: A completion waits for its broadcast, so an answer is waited for only briefly. Seconds.
 CONNECT_SECONDS = 0.5
@@ -83,9 +84,13 @@ class RedisBroadcaster:
         # The last event of a job is tried even now: no heartbeat would heal its loss.
         if self._paused and not snapshot.status.terminal:
             return False
-        with self._unless_unreachable("broadcast_failed", job_id=snapshot.job_id, version=snapshot.version):
-            return bool(self._publish(**self._call(snapshot, event)) == 1)
-        return False
+        answer = self._unless_unreachable(
+            lambda: self._publish(**self._call(snapshot, event)),
+            "broadcast_failed",
+            job_id=snapshot.job_id,
+            version=snapshot.version,
+        )
+        return bool(answer == 1)
 
     def publish_many(self, snapshots: Iterable[tuple[JobSnapshot, str | None]]) -> None:
         """See ``Broadcaster.publish_many``."""
@@ -93,33 +98,30 @@ class RedisBroadcaster:
         while batch := list(islice(remaining, _BATCH)):
             if self._paused:
                 return
-            with self._unless_unreachable("broadcast_failed", jobs=len(batch)):
-                pipeline = self._redis.pipeline(transaction=False)
-                for snapshot, event in batch:
-                    self._publish(**self._call(snapshot, event), client=pipeline)
-                pipeline.execute()
+            pipeline = self._redis.pipeline(transaction=False)
+            for snapshot, event in batch:
+                self._publish(**self._call(snapshot, event), client=pipeline)
+            self._unless_unreachable(pipeline.execute, "broadcast_failed", jobs=len(batch))
 
     def kept(self, job_id: str) -> Message | None:
         """See ``Broadcaster.kept``."""
         if self._paused:
             return None
-        with self._unless_unreachable("kept_unreadable", job_id=job_id):
-            raw = cast("bytes | None", self._redis.hget(_key(job_id), "snapshot"))
-            return None if raw is None else kept_message(json.loads(raw))
-        return None
+        raw = self._unless_unreachable(
+            lambda: self._redis.hget(_key(job_id), "snapshot"), "kept_unreadable", job_id=job_id
+        )
+        return None if raw is None else kept_message(json.loads(cast(bytes, raw)))
 
     def kept_versions(self, job_ids: Iterable[str]) -> dict[str, int]:
         """See ``Broadcaster.kept_versions``."""
         wanted = list(job_ids)
         if self._paused or not wanted:
             return {}
-        with self._unless_unreachable("kept_unreadable", jobs=len(wanted)):
-            pipeline = self._redis.pipeline(transaction=False)
-            for job_id in wanted:
-                pipeline.hget(_key(job_id), "version")
-            found = zip(wanted, pipeline.execute(), strict=True)
-            return {job_id: int(version) for job_id, version in found if version is not None}
-        return {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in wanted:
+            pipeline.hget(_key(job_id), "version")
+        versions = self._unless_unreachable(pipeline.execute, "kept_unreadable", jobs=len(wanted)) or []
+        return {job_id: int(version) for job_id, version in zip(wanted, versions, strict=False) if version is not None}
 
     def subscribe(self) -> RedisSubscription:
         """See ``Broadcaster.subscribe``."""
@@ -129,14 +131,14 @@ class RedisBroadcaster:
     def _paused(self) -> bool:
         return time.monotonic() < self._paused_until
 
-    @contextmanager
-    def _unless_unreachable(self, event: str, **context: Any) -> Iterator[None]:
+    def _unless_unreachable(self, ask: Callable[[], T], event: str, **context: Any) -> T | None:
         try:
-            yield
+            return ask()
         except _UNREACHABLE as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             # redis-py's messages name host and port, never the credentials of the URL.
             logger.warning(event, error=type(error).__name__, reason=str(error), **context)
+            return None
 
     def _call(self, snapshot: JobSnapshot, event: str | None) -> dict[str, Any]:
         return {
@@ -161,7 +163,7 @@ class RedisSubscription:
     """
 
     def __init__(self, client: Redis) -> None:
-        self._pubsub: PubSub = client.pubsub()
+        self._pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]
         self._received: deque[tuple[str, Message]] = deque()
         self._acknowledged: dict[str, threading.Event] = {}
         # Concurrent SUBSCRIBEs on one PubSub lose channels.
@@ -186,6 +188,7 @@ class RedisSubscription:
         deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
         while not acknowledged.is_set():
             if time.monotonic() > deadline:
+                self._closed = True
                 raise BroadcastLost(f"No acknowledgement of the subscription within {ACKNOWLEDGE_SECONDS:g} s.")
             if self._reading.acquire(blocking=False):
                 try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from types import TracebackType
@@ -134,31 +135,40 @@ class Mailbox:
     def mark(self, job_id: str, version: int) -> None:
         """The client has this version: neither it nor an older one is to follow."""
         with self._changed:
-            self._marked[job_id] = max(version, self.marked(job_id))
-            waiting = self._waiting.get(job_id)
-            if waiting is not None and waiting.version <= version:
-                del self._waiting[job_id]
+            self._mark(job_id, version)
+
+    def take(self, published: Published) -> Frame | None:
+        """A snapshot that the caller read by itself, as a frame to send; None when the client has it already."""
+        with self._changed:
+            if published.version <= self.marked(published.job_id):
+                return None
+            self._mark(published.job_id, published.version)
+            return self._durable(published)
 
     def marked(self, job_id: str) -> int:
         """The newest version that the client has; -1 when it has none."""
         return self._marked.get(job_id, -1)
 
     def offer(self, published: Published, *, unchanged: bool = False) -> None:
-        """Let in what is new to the client; of what it has already, only signs of life (``unchanged``)."""
+        """Let in what is newer than what the client has or waits for.
+
+        :param unchanged: a sign of life: also when it is not newer. A client without that version gets it as news, so
+            that the sign heals the loss of the event.
+        """
         with self._changed:
-            waiting = self._waiting.get(published.job_id)
-            marked = self.marked(published.job_id)
-            if published.version > marked:
-                # The same version again only to take a sign of life's later content.
-                if waiting is not None and published.version < waiting.version + (not unchanged):
-                    return
-                frame = published.numbered if self._numbered else published.unnumbered
-            elif (unchanged and published.version == marked and waiting is None) or (unchanged and waiting is not None and waiting.version == marked == published.version):
-                frame = published.heartbeat
-            else:
+            marked, waiting = self.marked(published.job_id), self._waiting.get(published.job_id)
+            newest = max(marked, waiting.version if waiting else -1)
+            if published.version < newest or (published.version == newest and not unchanged):
                 return
-            self._waiting[published.job_id] = frame
+            self._waiting[published.job_id] = (
+                self._durable(published) if published.version > marked else published.heartbeat
+            )
             self._changed.notify()
+
+    def begin(self) -> None:
+        """The client has read nothing yet, so there is nothing to read again."""
+        with self._changed:
+            self._resync = False
 
     def notify(self, notice: Notice) -> None:
         """Wake the client with a notice."""
@@ -174,6 +184,15 @@ class Mailbox:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._hub.release(self)
+
+    def _mark(self, job_id: str, version: int) -> None:
+        self._marked[job_id] = max(version, self.marked(job_id))
+        waiting = self._waiting.get(job_id)
+        if waiting is not None and waiting.version <= version:
+            del self._waiting[job_id]
+
+    def _durable(self, published: Published) -> Frame:
+        return published.numbered if self._numbered else published.unnumbered
 
 
 class Hub:
@@ -191,6 +210,7 @@ class Hub:
         self._subscribing = threading.Lock()
         self._mailboxes: dict[str, set[Mailbox]] = {}
         self._subscription: Subscription | None = None
+        self._acknowledged: set[str] = set()
         self._attempted = threading.Event()
         self._closing = threading.Event()
         self._reader: threading.Thread | None = None
@@ -229,8 +249,14 @@ class Hub:
             if self._reader is None or not self._reader.is_alive():
                 self._reader = threading.Thread(target=self._read, name="sse-hub", daemon=True)
                 self._reader.start()
-        self._attempted.wait(START_SECONDS)
-        self._subscribe(mailbox.channels)
+        try:
+            self._attempted.wait(START_SECONDS)
+            self._subscribe(mailbox.channels)
+        except BaseException:
+            # Also a greenlet that is killed here: nobody would give the mailbox back.
+            self.release(mailbox)
+            raise
+        mailbox.begin()
         return mailbox
 
     def release(self, mailbox: Mailbox) -> None:
@@ -275,42 +301,36 @@ class Hub:
                 channels = list(self._mailboxes)
             for channel in channels:
                 subscription.add(channel)
+            self._acknowledged = set(channels)
             self._subscription = subscription
-        first = not self._attempted.is_set()
+        self._changed_at = time.monotonic()
+        self._notify_all(Notice.RESYNC)
         self._attempted.set()
-        if not first:
-            logger.info("sse_reader_connected", channels=len(channels))
-            self._changed_at = time.monotonic()
-            self._notify_all(Notice.RESYNC)
+        logger.info("sse_reader_connected", channels=len(channels))
 
     def _abandon(self) -> None:
-        self._attempted.set()
         if self._subscription is not None:
             self._subscription = None
             self._changed_at = time.monotonic()
             self._notify_all(Notice.RESYNC)
+        self._attempted.set()
 
     def _subscribe(self, channels: Iterable[str]) -> None:
-        with self._subscribing:
-            try:
-                for channel in channels:
-                    if self._subscription is not None:
-                        # Also when others listen already: theirs may still wait for its acknowledgement.
-                        self._subscription.add(channel)
-            except BroadcastLost:
-                # The reader finds it broken too, and subscribes to everything again.
-                self._subscription = None
+        # A connection that turns out broken is the reader's to mend; it then subscribes to everything again.
+        with self._subscribing, suppress(BroadcastLost):
+            for channel in channels:
+                if self._subscription is not None and channel not in self._acknowledged:
+                    self._subscription.add(channel)
+                    self._acknowledged.add(channel)
 
     def _unsubscribe(self, channels: Iterable[str]) -> None:
-        with self._subscribing:
-            try:
-                for channel in channels:
-                    with self._lock:
-                        wanted = channel in self._mailboxes
-                    if not wanted and self._subscription is not None:
-                        self._subscription.remove(channel)
-            except BroadcastLost:
-                self._subscription = None
+        with self._subscribing, suppress(BroadcastLost):
+            for channel in channels:
+                with self._lock:
+                    wanted = channel in self._mailboxes
+                if self._subscription is not None and not wanted and channel in self._acknowledged:
+                    self._acknowledged.discard(channel)
+                    self._subscription.remove(channel)
 
     def _deliver(self, channel: str, message: Message) -> None:
         with self._lock:

@@ -109,6 +109,18 @@ def _statuses(statuses: frozenset[JobStatus]) -> str:
     return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run that was ended: the job's row, and the tasks of it that may still be queued or running.
+
+    Read in the same transaction: a retry that comes right after it sends tasks of its own, which are not to be stopped.
+    """
+
+    job: Row
+    task_ids: list[str]
+
+
+_STILL_SENT = "SELECT task_id FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending'"
 _UNFINISHED = """
 UPDATE document_ocr_chunks SET status = 'pending', leased_until = NULL, started_at = NULL, progressed_at = NULL
 WHERE job_id = :id AND status = 'processing'
@@ -127,7 +139,9 @@ _END_SQL = {
 _END_EVENTS = {JobStatus.FAILED: EventType.JOB_FAILED, JobStatus.CANCELLED: EventType.JOB_CANCELLED}
 
 
-def end(conn: Connection, job_id: str, status: JobStatus, *, error: str | None, body_attempt: int | None = None) -> Row:
+def end(
+    conn: Connection, job_id: str, status: JobStatus, *, error: str | None, body_attempt: int | None = None
+) -> Ended:
     """End a run before its merge is done: FAILED or CANCELLED. What was finished is kept.
 
     Chunks are locked before the job, here and everywhere, so that two changes do not wait for each other.
@@ -139,7 +153,8 @@ def end(conn: Connection, job_id: str, status: JobStatus, *, error: str | None, 
     if job is None:
         raise Stale
     history.record(conn, job, _END_EVENTS[status], message=error)
-    return job
+    chunks = execute(conn, _STILL_SENT, id=job_id)
+    return Ended(job=job, task_ids=[*(row["task_id"] for row in chunks), job["body_task_id"]])
 
 
 _REOPEN_CHUNKS = """

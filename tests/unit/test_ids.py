@@ -24,7 +24,9 @@ def test_the_first_bodys_task_id_is_the_job_id() -> None:
     assert ids.parse(ids.body_task_id(job_id, 3)) == TaskId(job_id, None, 3)
 
 
-@pytest.mark.parametrize("task_id", [None, "", "0b8a6f0e-8f0d-4f3e-9b0a-2f4f7d0f9c11", "job_x.c", "job_x.q1", "job_x.cA.1"])
+@pytest.mark.parametrize(
+    "task_id", [None, "", "0b8a6f0e-8f0d-4f3e-9b0a-2f4f7d0f9c11", "job_x.c", "job_x.q1", "job_x.cA.1"]
+)
 def test_other_task_ids_are_not_tracked(task_id: str | None) -> None:
     """Tasks of the app that are not tracked cost a prefix test."""
     assert ids.parse(task_id) is None

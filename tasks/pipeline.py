@@ -1,0 +1,94 @@
+"""A document becomes a job: preflight, store, tracked chord. Tasks are named, not imported: no engine comes along."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+
+from celery_progress_ext import tracked_chord
+from celery_progress_ext.canvas import TrackedJob
+from tasks.celery_app import app, progress, settings
+from tasks.documents import DocumentStore
+from tasks.limits import chunk_time_limits, merge_time_limits
+from tasks.pages import chunk_ranges
+from tasks.preflight import check
+from tasks.settings import MODES
+
+logger = structlog.get_logger(__name__)
+
+
+def submit(
+    path: Path,
+    *,
+    matter_id: str,
+    filename: str,
+    document_id: str | None = None,
+    chunk_pages: int | None = None,
+    mode: str | None = None,
+) -> TrackedJob:
+    """Check the document at ``path``, keep a copy and start its job. Where that fails, nothing is left behind.
+
+    :param document_id: a new one is made unless given; it must not be taken.
+    :param chunk_pages: pages per chunk, ``mode``: what happens to pages with text; from the settings unless given.
+    :raises Refused: when the document is not accepted.
+    :raises ValueError: for a mode, chunk size or document id that cannot be used.
+    """
+    mode, size = mode or settings.ocr_mode, chunk_pages or settings.ocr_chunk_pages
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    document_id = document_id or f"doc_{uuid4().hex}"
+    store = DocumentStore(settings.documents_url)
+    if store.has_original(document_id):
+        raise ValueError(f"there is a document {document_id!r} already")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = check(Path(path), scratch=Path(scratch), dpi=settings.ocr_dpi, max_bytes=settings.max_upload_bytes)
+        ranges = chunk_ranges(found.pages, size)
+        try:
+            store.put_original(document_id, found.path)
+            return _start(document_id, found.pages, ranges, mode, matter_id, filename)
+        except BaseException:
+            _withdraw(store, document_id)
+            raise
+
+
+def _start(
+    document_id: str, pages: int, ranges: list[tuple[int, int]], mode: str, matter_id: str, filename: str
+) -> TrackedJob:
+    chunk = chunk_time_limits(max(last - first + 1 for first, last in ranges), settings.ocr_page_timeout)
+    merge = merge_time_limits(pages)
+    return tracked_chord(
+        [
+            app.signature(
+                "tasks.ocr_chunk",
+                args=(document_id, first, last),
+                kwargs={"mode": mode},
+                soft_time_limit=chunk.soft,
+                time_limit=chunk.hard,
+            )
+            for first, last in ranges
+        ],
+        app.signature(
+            "tasks.merge_document", args=(document_id, pages), soft_time_limit=merge.soft, time_limit=merge.hard
+        ),
+        matter_id=matter_id,
+        document_id=document_id,
+        ranges=ranges,
+        metadata={"filename": filename, "pages": pages},
+        app=app,
+    ).apply_async()
+
+
+def _withdraw(store: DocumentStore, document_id: str) -> None:
+    """Take back what was begun: a job whose rows are there would be started later, and find no original."""
+    with suppress(Exception):
+        job = progress.jobs.latest_for_document(document_id)
+        if job is not None:
+            progress.cancel(job.job_id)
+    try:
+        store.delete_document(document_id)
+    except OSError as error:
+        logger.warning("original_left_behind", document_id=document_id, error=type(error).__name__)

@@ -1,0 +1,52 @@
+"""Processes that may die: untrusted files are parsed and rendered only in these.
+
+A child limits itself before it touches the file, so that a bomb costs one child and one clear message.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+#: Address space of a child. A rendered page takes 60 MB at most; the rest is what decoding its images may take.
+MEMORY_BYTES = 2 << 30
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def spawn(module: str, *args: str, stdin: int | IO[bytes] = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start ``python -m module args…`` with its stdout on a pipe and its complaints dropped.
+
+    It leads a session of its own: a Ctrl-C in the terminal is for the worker, which finishes its chunk.
+    """
+    search_path = os.pathsep.join(filter(None, [str(_CHECKOUT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *args],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": search_path},
+        start_new_session=True,
+    )
+
+
+def confine(*, memory_bytes: int = MEMORY_BYTES) -> None:
+    """In the child, first: limit the address space, leave no core file, die of a spent CPU allowance."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+
+
+def allow_cpu(seconds: float) -> None:
+    """In the child, before each piece of work: the kernel kills this process after so much more CPU time.
+
+    The parent watches the wall clock as well; this one also holds when the parent is gone.
+    """
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, hard))

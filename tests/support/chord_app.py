@@ -1,0 +1,102 @@
+"""The Celery project of the chord tests. The worker makes it from its environment, the test from the same mapping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_progress_ext import CeleryProgress
+
+#: Short enough that a fault is healed within a test, long enough for a loaded machine.
+LEASE, TICK = 2.0, 0.5
+
+
+def make_app(environ: Mapping[str, str]) -> Celery:
+    """An app with tasks that do what their arguments say, on the servers that ``environ`` names."""
+    app = Celery(
+        "chords",
+        broker=environ["CELERY_BROKER_URL"],
+        backend=environ["CELERY_RESULT_BACKEND"],
+        set_as_current=False,
+    )
+    app.conf.update(
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": 3600},
+        progress_database_url=environ["PROGRESS_DATABASE_URL"],
+        progress_lease_seconds=LEASE,
+        progress_tick_seconds=TICK,
+    )
+    progress = CeleryProgress(app)
+
+    @app.task(bind=True, name="work", shared=False)  # type: ignore[untyped-decorator]
+    def work(self: Any, number: int, pages: int = 1, seconds: float = 0.0, do: str = "", once: str = "") -> int:
+        """``pages`` pages in ``seconds``, then ``do`` something; with ``once`` (a path) only the first time."""
+        for page in range(pages):
+            time.sleep(seconds / pages)
+            progress.report(self, done=page + 1, total=pages)
+        if do and _first_time(once):
+            _DEEDS[do](self)
+        return number
+
+    @app.task(bind=True, name="merge", shared=False)  # type: ignore[untyped-decorator]
+    def merge(self: Any, results: list[int], path: str, seconds: float = 0.0, do: str = "", once: str = "") -> int:
+        """Take effect: a line in the file at ``path``."""
+        time.sleep(seconds)
+        if do and _first_time(once):
+            _DEEDS[do](self)
+        with Path(path).open("a") as out:
+            out.write(f"{self.request.id} {sorted(results)}\n")
+        return sum(results)
+
+    @app.task(name="add", shared=False)  # type: ignore[untyped-decorator]
+    def add(number: int, other: int = 0) -> int:
+        """A task that is not tracked."""
+        return number + other
+
+    return app
+
+
+def _first_time(once: str) -> bool:
+    if not once:
+        return True
+    try:
+        Path(once).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _fail(task: Any) -> None:
+    raise ValueError("boom")
+
+
+def _die(task: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ignore(task: Any) -> None:
+    raise Ignore
+
+
+def _reject(task: Any) -> None:
+    raise Reject("no", requeue=False)
+
+
+def _retry(task: Any) -> None:
+    raise task.retry(exc=OSError("the store is away"), countdown=0.1)
+
+
+_DEEDS = {"fail": _fail, "die": _die, "ignore": _ignore, "reject": _reject, "retry": _retry}
+
+if "CELERY_BROKER_URL" in os.environ:
+    app = make_app(os.environ)

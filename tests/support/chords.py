@@ -1,0 +1,88 @@
+"""A tracked chord on real servers, as a test drives it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kombu.pools
+from celery import Celery
+
+from celery_progress_ext import CeleryProgress, JobSnapshot, tracked_chord
+from celery_progress_ext.canvas import TrackedJob
+from tests.support.chord_app import make_app
+
+MODULE = "tests.support.chord_app"
+
+
+@dataclass
+class Bench:
+    """An app, its extension, and the file in which the body leaves its lines."""
+
+    env: dict[str, str]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.app: Celery = make_app(self.env)
+        self.progress = CeleryProgress.of(self.app)
+        self.progress.migrate()
+        self.out = self.folder / "body.out"
+
+    def work(self, number: int, **options: Any) -> Any:
+        """A chunk."""
+        return self.app.signature("work", args=(number,), kwargs=options)
+
+    def merge(self, **options: Any) -> Any:
+        """The body."""
+        return self.app.signature("merge", args=(str(self.out),), kwargs=options)
+
+    def chord(self, header: list[Any], body: Any = None, **options: Any) -> tracked_chord:
+        """A tracked chord of these chunks, five pages each."""
+        ranges = [(index * 5 + 1, index * 5 + 5) for index in range(len(header))]
+        return tracked_chord(
+            header,
+            body if body is not None else self.merge(),
+            **{"matter_id": "m", "document_id": "d", "ranges": ranges, "app": self.app, **options},
+        )
+
+    def effects(self) -> list[str]:
+        """What the body did, a line a time."""
+        return self.out.read_text().splitlines() if self.out.exists() else []
+
+    def once(self, name: str = "once") -> str:
+        """A path for a deed that is done once."""
+        return str(self.folder / name)
+
+    def close(self) -> None:
+        """Close every connection of the publisher's side; Celery leaves some to the garbage collector."""
+        self.app.backend.result_consumer.stop()
+        self.app.backend.client.connection_pool.disconnect()
+        self.app.close()
+        kombu.pools.reset()
+        gc.collect()
+        self.progress.database.dispose()
+
+
+def follow(job: TrackedJob, timeout: float = 30.0) -> list[JobSnapshot]:
+    """Every snapshot seen to the end of the job; versions only grow, the percent never goes down.
+
+    :raises AssertionError: when it does not end in time.
+    """
+    seen = list(job.watch(timeout=timeout))
+    assert seen[-1].status.terminal, f"not over after {timeout:g} s: {seen[-1]}"
+    assert [snapshot.version for snapshot in seen] == sorted({snapshot.version for snapshot in seen})
+    percents = [snapshot.progress_pct for snapshot in seen]
+    assert percents == sorted(percents)
+    return seen
+
+
+def environment(redis_url: str, database_url: str) -> Mapping[str, str]:
+    """What both sides run with."""
+    return {
+        "CELERY_BROKER_URL": redis_url,
+        "CELERY_RESULT_BACKEND": redis_url,
+        "PROGRESS_DATABASE_URL": database_url,
+    }

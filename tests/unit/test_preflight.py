@@ -1,0 +1,155 @@
+"""Preflight: what is accepted, and what a person is told of what is not."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pikepdf
+import pytest
+from pikepdf import Array, Dictionary, Encryption, Name
+
+from tasks.preflight import REFUSALS, Preflight, Refused, check
+
+
+def document(path: Path, *, pages: int = 1, size: tuple[float, float] = (612, 792), **save: Any) -> Path:
+    """A PDF with a line of text on each page."""
+    with pikepdf.new() as pdf:
+        font = pdf.make_indirect(Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica))
+        for _ in range(pages):
+            page = Dictionary(
+                Type=Name.Page,
+                MediaBox=Array([0, 0, *size]),
+                Resources=Dictionary(Font=Dictionary(F=font)),
+                Contents=pdf.make_stream(b"BT /F 12 Tf 72 72 Td (Hello) Tj ET"),
+            )
+            pdf.pages.append(pikepdf.Page(page))
+        pdf.save(path, **save)
+    return path
+
+
+def look(path: Path, **options: Any) -> Preflight:
+    return check(path, scratch=path.parent, **options)
+
+
+def signed(path: Path) -> Path:
+    document(path)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        pdf.Root.AcroForm = Dictionary(SigFlags=3, Fields=Array())
+        pdf.save()
+    return path
+
+
+def written(content: bytes) -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+REFUSED_FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "empty": (written(b""), {}),
+    "not_pdf": (written(b"<!doctype html><title>404</title>"), {}),
+    "too_large": (document, {"max_bytes": 100}),
+    "password": (lambda path: document(path, encryption=Encryption(user="secret", owner="other")), {}),
+    "signed": (signed, {}),
+    "no_pages": (lambda path: document(path, pages=0), {}),
+    "too_many_pages": (lambda path: document(path, pages=3), {"max_pages": 2}),
+    "page_too_large": (lambda path: document(path, size=(2_000_000, 2_000_000)), {}),
+    "damaged": (written(b"%PDF-1.7\n"), {}),
+    # Less than an interpreter needs to start: the child is killed before it can say anything.
+    "too_complex": (document, {"timeout": 0.01}),
+}
+
+
+def test_each_reason_has_a_file_below() -> None:
+    """The table of refusals and these tests name the same reasons."""
+    assert REFUSED_FILES.keys() == REFUSALS.keys()
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_a_file_is_refused_with_a_reason_a_status_and_a_sentence(reason: str, tmp_path: Path) -> None:
+    """Whatever is wrong with the file, the answer is the row of the table."""
+    make, options = REFUSED_FILES[reason]
+    with pytest.raises(Refused) as refused:
+        look(make(tmp_path / "in.pdf"), **options)
+    assert (refused.value.reason, refused.value.http_status) == (reason, REFUSALS[reason][0])
+    assert "{" not in refused.value.message
+    assert refused.value.message.endswith(".")
+
+
+def test_the_page_that_is_too_large_is_named(tmp_path: Path) -> None:
+    """A person has to know which page to look at."""
+    path = document(tmp_path / "in.pdf", pages=3)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        pdf.pages[1].obj.MediaBox = Array([0, 0, 1_000_000, 1_000_000])
+        pdf.save()
+    with pytest.raises(Refused, match="Page 2"):
+        look(path)
+
+
+def test_a_good_document_is_left_as_it_is(tmp_path: Path) -> None:
+    """Nothing is rewritten that both libraries read."""
+    path = document(tmp_path / "in.pdf", pages=3)
+    assert look(path) == Preflight(path=path, pages=3, repaired=False, text_pages=3)
+
+
+def test_owner_restrictions_do_not_refuse_a_document(tmp_path: Path) -> None:
+    """Who can open the document may have it read."""
+    path = document(tmp_path / "in.pdf", encryption=Encryption(user="", owner="owner"))
+    assert look(path).pages == 1
+
+
+@pytest.mark.parametrize("junk", [0, 100, 1000])
+def test_junk_before_the_header_is_tolerated_within_a_kilobyte(junk: int, tmp_path: Path) -> None:
+    """As every reader does."""
+    path = document(tmp_path / "in.pdf")
+    path.write_bytes(b"x" * junk + path.read_bytes())
+    assert look(path).pages == 1
+
+
+def test_junk_further_than_a_kilobyte_is_no_pdf(tmp_path: Path) -> None:
+    """A PDF inside something else is something else."""
+    path = document(tmp_path / "in.pdf")
+    path.write_bytes(b"x" * 2000 + path.read_bytes())
+    with pytest.raises(Refused, match="not a PDF"):
+        look(path)
+
+
+def test_what_one_library_refuses_is_repaired_by_the_other(tmp_path: Path) -> None:
+    """pdfium does not open a file without its trailer; pikepdf rebuilds it."""
+    path = document(tmp_path / "in.pdf", object_stream_mode=pikepdf.ObjectStreamMode.disable)
+    path.write_bytes(path.read_bytes().replace(b"trailer", b"tr_iler"))
+    found = look(path)
+    assert (found.pages, found.repaired) == (1, True)
+    assert look(found.path).repaired is False
+
+
+def test_a_page_that_hangs_the_renderer_does_not_refuse_the_document(tmp_path: Path) -> None:
+    """Only the count of pages with text needs the pages' contents, and it is given up."""
+    path = tmp_path / "in.pdf"
+    with pikepdf.new() as pdf:
+        form = pdf.make_indirect(
+            pdf.make_stream(b"/F Do /F Do", Type=Name.XObject, Subtype=Name.Form, BBox=Array([0, 0, 612, 792]))
+        )
+        form.Resources = Dictionary(XObject=Dictionary(F=form))
+        page = Dictionary(
+            Type=Name.Page,
+            MediaBox=Array([0, 0, 612, 792]),
+            Resources=Dictionary(XObject=Dictionary(F=form)),
+            Contents=pdf.make_stream(b"/F Do"),
+        )
+        pdf.pages.append(pikepdf.Page(page))
+        pdf.save(path)
+    found = look(path, timeout=30)
+    assert (found.pages, found.text_pages) == (1, None)
+
+
+def test_a_refusal_survives_pickling() -> None:
+    """Celery and process pools send exceptions between processes."""
+    refusal = Refused.because("too_large", limit=500)
+    copy = pickle.loads(pickle.dumps(refusal))
+    assert (copy.reason, copy.message, copy.http_status) == ("too_large", refusal.message, 413)

@@ -1,0 +1,55 @@
+"""The service's settings come from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_progress_ext.exceptions import InvalidSetting
+from tasks.settings import ServiceSettings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    """The service runs without any configuration."""
+    settings = ServiceSettings.read({})
+    assert (settings.ocr_dpi, settings.ocr_chunk_pages, settings.ocr_mode) == (300, 25, "skip")
+    assert settings.documents_url.startswith("file://")
+    assert settings.api_keys == {}
+
+
+def test_the_environment_wins() -> None:
+    """Each variable of the table."""
+    settings = ServiceSettings.read(
+        {
+            "CELERY_BROKER_URL": "amqp://mq",
+            "DOCUMENTS_URL": "s3://bucket",
+            "PROGRESS_API_KEYS": '{"k1": ["m1", "m2"], "k2": ["*"]}',
+            "MAX_UPLOAD_MB": "2",
+            "OCR_PAGE_TIMEOUT": "1.5",
+        }
+    )
+    assert (settings.broker_url, settings.documents_url) == ("amqp://mq", "s3://bucket")
+    assert settings.api_keys == {"k1": ("m1", "m2"), "k2": ("*",)}
+    assert (settings.max_upload_bytes, settings.ocr_page_timeout) == (2_000_000, 1.5)
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """As process managers pass it."""
+    assert ServiceSettings.read({"OCR_DPI": "", "PROGRESS_API_KEYS": ""}) == ServiceSettings.read({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OCR_DPI", "many"),
+        ("OCR_DPI", "0"),
+        ("OCR_MODE", "maybe"),
+        ("MAX_UPLOAD_MB", "-1"),
+        ("PROGRESS_API_KEYS", "secret"),
+        ("PROGRESS_API_KEYS", '{"k": 3}'),
+        ("PROGRESS_API_KEYS", '{"k": "m1"}'),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
+    """At the start, not when the first document comes."""
+    with pytest.raises(InvalidSetting, match=name):
+        ServiceSettings.read({name: value})

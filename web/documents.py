@@ -1,0 +1,66 @@
+"""Taking documents in: ``POST /api/documents``."""
+
+from __future__ import annotations
+
+import structlog
+from flask import Blueprint, Response, current_app, jsonify, request, url_for
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from tasks import pipeline
+from tasks.preflight import Refused
+from web import uploads
+from web.auth import authorize, require_grant
+from web.problems import Problem
+
+log = structlog.get_logger(__name__)
+blueprint = Blueprint("documents", __name__)
+
+_KINDS = {413: "too-large", 415: "not-a-pdf", 422: "refused"}
+
+
+@blueprint.post("/documents")
+def submit() -> Response:
+    """Take a PDF (``file``) for a matter (``matter_id``), check it, and start its job: 202 with where to look."""
+    require_grant()
+    max_bytes = current_app.config["MAX_UPLOAD_BYTES"]
+    try:
+        matter_id, upload = request.form.get("matter_id", ""), request.files.get("file")
+    except RequestEntityTooLarge:
+        raise uploads.too_large(max_bytes) from None
+    except ClientDisconnected:
+        raise Problem(400, "bad-form", "The upload ended too early.") from None
+    if not matter_id:
+        raise Problem(400, "bad-form", "The form has no field `matter_id`: the matter that the document belongs to.")
+    authorize(matter_id)
+    if upload is None or not upload.filename:
+        raise Problem(400, "bad-form", "The form has no field `file` with a PDF file in it.")
+    filename = uploads.display_name(upload.filename)
+    with uploads.on_disk(upload, max_bytes=max_bytes) as path:
+        try:
+            job = pipeline.submit(path, matter_id=matter_id, filename=filename)
+        except Refused as refusal:
+            log.info("document_refused", matter_id=matter_id, reason=refusal.reason)
+            kind = _KINDS.get(refusal.http_status, "refused")
+            raise Problem(refusal.http_status, kind, refusal.message, reason=refusal.reason) from None
+    snapshot = job.snapshot()
+    log.info("document_submitted", matter_id=matter_id, job_id=job.id, document_id=snapshot.document_id)
+    response = jsonify(job_id=job.id, document_id=snapshot.document_id, links=links(job.id))
+    response.status_code = 202
+    response.headers["Location"] = url_for("jobs.show", job_id=job.id)
+    return response
+
+
+def links(job_id: str) -> dict[str, str]:
+    """Where everything about a job is found."""
+    job = url_for("jobs.show", job_id=job_id)
+    return {
+        "self": job,
+        "events": f"{job}/events",
+        "chunks": f"{job}/chunks",
+        "history": f"{job}/history",
+        "retry": f"{job}/retry",
+        "cancel": f"{job}/cancel",
+        "result": f"{job}/result.pdf",
+        "text": f"{job}/result.txt",
+        "json": f"{job}/result.json",
+    }

@@ -1,0 +1,61 @@
+"""gunicorn: ``gunicorn -c web/gunicorn_conf.py "web:create_app()"``. The command line and GUNICORN_CMD_ARGS win.
+
+Bind to loopback unless credentials are configured (PROGRESS_API_KEYS) and something in front speaks TLS.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any
+
+wsgi_app = "web:create_app()"
+bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+worker_class = "gevent"
+workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+# Above the cap of streams (sse.blueprint.MAX_STREAMS): a worker without a free connection does not even
+# answer /healthz.
+worker_connections = 2500
+keepalive = 5
+graceful_timeout = 5
+# A worker that does not turn its loop for so long is replaced. Copying a large upload must fit into it.
+timeout = 120
+# %(U)s is the path alone: the start-up URL's query is a token.
+access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(L)s'
+errorlog = "-"
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Each stream is a file descriptor; the usual soft limit of 1024 is below our cap of streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * worker_connections
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def post_worker_init(worker: Any) -> None:
+    """End the streams as soon as the worker is told to stop, so that a deploy drains within seconds.
+
+    A worker has no hook for the request to stop: its loop only looks at ``worker.alive``, and so do we.
+    """
+    import gevent
+
+    from web import streams
+
+    def drain() -> None:
+        while worker.alive:
+            gevent.sleep(0.25)
+        streams.close(worker.wsgi)
+
+    gevent.spawn(drain)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Whichever way the worker ends, its connections do not stay behind."""
+    from web import streams
+
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        streams.close(app)

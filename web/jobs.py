@@ -1,0 +1,101 @@
+"""Jobs over HTTP: their snapshots, chunks and history; retry and cancel."""
+
+from __future__ import annotations
+
+import structlog
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from celery_progress_ext import CeleryProgress, JobSnapshot
+from web.auth import authorize, require_grant
+from web.problems import Problem
+
+log = structlog.get_logger(__name__)
+blueprint = Blueprint("jobs", __name__)
+
+_MAX_JOBS = 200
+_MAX_EVENTS = 1000
+
+
+def progress() -> CeleryProgress:
+    """The tracked Celery app of this web application."""
+    found: CeleryProgress = current_app.extensions["web_progress"]
+    return found
+
+
+def readable_job(job_id: str) -> JobSnapshot:
+    """The snapshot of a job that the request may read.
+
+    :raises JobNotFound: when there is none.
+    :raises Problem: 401 or 403.
+    """
+    require_grant()
+    snapshot = progress().jobs.snapshot(job_id)
+    authorize(snapshot.matter_id)
+    return snapshot
+
+
+@blueprint.get("/jobs")
+def index() -> Response:
+    """Snapshots, newest first: of ``matter_id``, or of every matter that the credential opens. ``limit`` up to 200."""
+    limit = _number("limit", default=50, least=1, most=_MAX_JOBS)
+    active = request.args.get("active", "") in ("1", "true")
+    grant = require_grant()
+    if "matter_id" in request.args:
+        authorize(request.args["matter_id"])
+        matters: list[str | None] = [request.args["matter_id"]]
+    else:
+        matters = [None] if grant.everything else [*sorted(grant.matters)]
+    found = [job for matter in matters for job in progress().jobs.list(matter, limit=limit, active_only=active)]
+    found.sort(key=lambda job: job.created_at, reverse=True)
+    return jsonify([job.to_dict() for job in found[:limit]])
+
+
+@blueprint.get("/jobs/<job_id>")
+def show(job_id: str) -> Response:
+    """The snapshot of a job."""
+    return jsonify(readable_job(job_id).to_dict())
+
+
+@blueprint.get("/jobs/<job_id>/chunks")
+def chunks(job_id: str) -> Response:
+    """The chunk rows of a job, in order."""
+    readable_job(job_id)
+    return jsonify(progress().jobs.chunks(job_id))
+
+
+@blueprint.get("/jobs/<job_id>/history")
+def history(job_id: str) -> Response:
+    """What happened to a job after the version ``after``, oldest first; at most ``limit`` (1000) events."""
+    after = _number("after", default=0, least=0, most=2**63 - 1)
+    limit = _number("limit", default=_MAX_EVENTS, least=1, most=_MAX_EVENTS)
+    readable_job(job_id)
+    return jsonify(progress().jobs.history(job_id, after=after, limit=limit))
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> tuple[Response, int]:
+    """Run what did not finish again: 202 with the snapshot, 409 where there is nothing to retry."""
+    readable_job(job_id)
+    snapshot = progress().retry_failed(job_id)
+    log.info("job_retried", job_id=job_id)
+    return jsonify(snapshot.to_dict()), 202
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> tuple[Response, int]:
+    """Stop a job and keep what is finished: 202 with the snapshot, 409 where it has ended."""
+    readable_job(job_id)
+    snapshot = progress().cancel(job_id)
+    log.info("job_cancelled", job_id=job_id)
+    return jsonify(snapshot.to_dict()), 202
+
+
+def _number(name: str, *, default: int, least: int, most: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    # Unicode has more digits than int() and databases agree on.
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= value <= most:
+        raise Problem(400, "bad-parameter", f"`{name}` must be a whole number from {least} to {most}.")
+    return value
