@@ -10,9 +10,9 @@ import resource
 from typing import Any
 
 wsgi_app = "web:create_app()"
-bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '8000'}"
 worker_class = "gevent"
-workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
+workers = int(os.environ.get("WEB_CONCURRENCY") or "1")
 # Above the cap of streams (sse.blueprint.MAX_STREAMS): a worker without a free connection does not even
 # answer /healthz.
 worker_connections = 2500

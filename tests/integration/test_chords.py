@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from celery import chain
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.exceptions import IllegalTransition
-from tests.support.chords import MODULE, Bench, follow
+from tests.support.chords import Bench, follow
 from tests.support.processes import WorkerProcess
 from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]
 
 
-def _worker(worker: Workers, chords: Bench, **options: Any) -> WorkerProcess:
-    """With beat, so that the reconciler runs."""
-    return worker(
-        MODULE,
-        env=chords.env,
-        args=["-B", "--schedule", str(chords.folder / "beat"), *options.pop("args", [])],
-        **options,
-    )
-
-
 def test_a_chord_is_followed_from_the_first_row_to_the_merged_result(chords: Bench, worker: Workers) -> None:
     """Stages in order, every chunk counted once, the body's result under the job's id."""
     job = chords.chord([chords.work(number, pages=5, seconds=0.4) for number in range(4)]).apply_async()
     assert job.snapshot().status is JobStatus.PENDING
-    _worker(worker, chords)
+    chords.start_worker(worker)
     seen = follow(job)
     stages = list(dict.fromkeys(snapshot.stage_name for snapshot in seen))
     assert stages == ["queued", "chunk_processing", "merge"]
@@ -45,7 +34,7 @@ def test_a_chord_is_followed_from_the_first_row_to_the_merged_result(chords: Ben
 def test_a_running_chunk_shows_its_pages(sqlite_chords: Bench, worker: Workers) -> None:
     """Long before it is done: pages grow, and Celery's own state is PROGRESS with the counts."""
     job = sqlite_chords.chord([sqlite_chords.work(0, pages=5, seconds=4)]).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     result = sqlite_chords.app.AsyncResult(f"{job.id}.c0.1")
     wait_for(lambda: result.state == "PROGRESS", 20)
     assert result.info["total"] == 5
@@ -57,7 +46,7 @@ def test_a_running_chunk_shows_its_pages(sqlite_chords: Bench, worker: Workers) 
 def test_an_estimate_is_given_from_the_first_page_on(sqlite_chords: Bench, worker: Workers) -> None:
     """Null only before it, and an interval around the best guess."""
     job = sqlite_chords.chord([sqlite_chords.work(n, pages=5, seconds=2) for n in range(4)]).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     seen = follow(job)
     running = [s for s in seen if s.pages_done and not s.status.terminal]
     assert running
@@ -70,7 +59,7 @@ def test_a_failed_chunk_is_named_and_the_rest_is_merged(chords: Bench, worker: W
     """`partial`, the default: the body gets what there is, in order."""
     header = [chords.work(0), chords.work(1, do="fail"), chords.work(2)]
     job = chords.chord(header).apply_async()
-    _worker(worker, chords)
+    chords.start_worker(worker)
     last = follow(job)[-1]
     assert last.status is JobStatus.PARTIAL
     assert [failure.message for failure in last.failures] == ["Chunk 2 (pages 6-10) failed: boom"]
@@ -82,7 +71,7 @@ def test_retry_runs_only_what_failed_and_merges_all(chords: Bench, worker: Worke
     """P4: the finished chunks keep their one attempt."""
     header = [chords.work(0), chords.work(1, do="fail", once=chords.once()), chords.work(2)]
     job = chords.chord(header).apply_async()
-    _worker(worker, chords)
+    chords.start_worker(worker)
     assert follow(job)[-1].status is JobStatus.PARTIAL
     job.retry_failed()
     assert follow(job)[-1].status is JobStatus.COMPLETED
@@ -97,7 +86,7 @@ def test_the_policy_fail_ends_the_job_and_keeps_what_is_done(sqlite_chords: Benc
     once = sqlite_chords.once()
     header = [sqlite_chords.work(0), sqlite_chords.work(1, do="fail", once=once), sqlite_chords.work(2, seconds=1)]
     job = sqlite_chords.chord(header, on_chunk_failure="fail").apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     last = follow(job)[-1]
     assert last.status is JobStatus.FAILED
     assert last.error == "Chunk 2 (pages 6-10) failed: boom"
@@ -109,7 +98,7 @@ def test_the_policy_fail_ends_the_job_and_keeps_what_is_done(sqlite_chords: Benc
 def test_a_job_whose_every_chunk_failed_is_failed(sqlite_chords: Bench, worker: Workers) -> None:
     """There is nothing to merge."""
     job = sqlite_chords.chord([sqlite_chords.work(n, do="fail") for n in range(2)]).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     assert follow(job)[-1].status is JobStatus.FAILED
     assert sqlite_chords.effects() == []
 
@@ -118,7 +107,7 @@ def test_a_cancelled_job_stops_what_runs(chords: Bench, worker: Workers) -> None
     """Queued and running chunks end, finished ones are kept, and a retry runs the rest."""
     header = [chords.work(0), *(chords.work(n, pages=50, seconds=20) for n in range(1, 4))]
     job = chords.chord(header).apply_async()
-    _worker(worker, chords)
+    chords.start_worker(worker)
     wait_for(lambda: job.snapshot().chunks.completed == 1 and job.snapshot().chunks.processing == 2, 20)
     snapshot = job.cancel()
     assert (snapshot.status, snapshot.chunks.completed, snapshot.chunks.processing) == (JobStatus.CANCELLED, 1, 0)
@@ -134,7 +123,7 @@ def test_celerys_own_retry_of_a_chunk_is_not_a_failure(sqlite_chords: Bench, wor
     """A transient error: the same task comes again, and the job completes."""
     header = [sqlite_chords.work(0, do="retry", once=sqlite_chords.once()), sqlite_chords.work(1)]
     job = sqlite_chords.chord(header).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     assert follow(job)[-1].status is JobStatus.COMPLETED
     types = [event["type"] for event in sqlite_chords.progress.jobs.history(job.id)]
     assert "chunk_retrying" in types
@@ -145,7 +134,7 @@ def test_celerys_own_retry_of_the_body_merges_once(sqlite_chords: Bench, worker:
     """Released, claimed again, finished."""
     body = sqlite_chords.merge(do="retry", once=sqlite_chords.once())
     job = sqlite_chords.chord([sqlite_chords.work(1)], body).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     assert follow(job)[-1].status is JobStatus.COMPLETED
     assert len(sqlite_chords.effects()) == 1
 
@@ -154,7 +143,7 @@ def test_a_body_that_fails_fails_the_job_and_can_be_retried(sqlite_chords: Bench
     """No chunk runs again."""
     body = sqlite_chords.merge(do="fail", once=sqlite_chords.once())
     job = sqlite_chords.chord([sqlite_chords.work(n) for n in range(2)], body).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     last = follow(job)[-1]
     assert (last.status, last.error) == (JobStatus.FAILED, "Merging failed: boom")
     job.retry_failed()
@@ -167,7 +156,7 @@ def test_it_stands_in_a_chain(sqlite_chords: Bench, worker: Workers) -> None:
     """Before it a task, after its body more tasks."""
     app = sqlite_chords.app
     tracked = sqlite_chords.chord([sqlite_chords.work(n).set(immutable=True) for n in (1, 2)])
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     result = chain(app.signature("add", args=(5,)), tracked, app.signature("add", args=(100,)), app=app).apply_async()
     assert result.get(timeout=20) == 103
     [snapshot] = wait_for(lambda: [s for s in sqlite_chords.progress.jobs.list() if s.status.terminal], 10)
@@ -177,7 +166,7 @@ def test_it_stands_in_a_chain(sqlite_chords: Bench, worker: Workers) -> None:
 def test_its_body_can_be_followed_by_more_tasks(sqlite_chords: Bench, worker: Workers) -> None:
     """`tracked_chord(…) | a | b`: the job is the chord, the chain goes on after it."""
     add = sqlite_chords.app.signature("add", args=(100,))
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     job = (sqlite_chords.chord([sqlite_chords.work(n) for n in (1, 2)]) | add | add).apply_async()
     last = follow(job)[-1]
     assert last.status is JobStatus.COMPLETED
@@ -187,14 +176,14 @@ def test_its_body_can_be_followed_by_more_tasks(sqlite_chords: Bench, worker: Wo
 def test_a_header_of_one_is_a_chord_too(sqlite_chords: Bench, worker: Workers) -> None:
     """The smallest document."""
     job = sqlite_chords.chord([sqlite_chords.work(7)]).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     assert follow(job)[-1].status is JobStatus.COMPLETED
     assert job.get(timeout=10) == 7
 
 
 def test_untracked_tasks_leave_no_trace(sqlite_chords: Bench, worker: Workers) -> None:
     """They cost a prefix test of their id."""
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     assert sqlite_chords.app.signature("add", args=(1, 2)).apply_async().get(timeout=20) == 3
     assert sqlite_chords.progress.jobs.list() == []
 
@@ -204,7 +193,7 @@ def test_no_redis_key_of_ours_lives_for_ever(sqlite_chords: Bench, worker: Worke
     import redis
 
     job = sqlite_chords.chord([sqlite_chords.work(n) for n in range(3)]).apply_async()
-    _worker(worker, sqlite_chords)
+    sqlite_chords.start_worker(worker)
     follow(job)
     with redis.Redis.from_url(redis_url) as client:
         ours = [key for key in client.scan_iter("progress:*") if client.ttl(key) < 0]

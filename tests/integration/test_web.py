@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import subprocess
@@ -23,7 +22,7 @@ from tasks import pipeline
 from tasks.documents import DocumentStore
 from tasks.sample import make_sample
 from tasks.settings import ServiceSettings
-from web import create_app
+from web import create_app, streams
 
 ONE, ALL = "key-of-m1", "key-of-all"
 TOKEN = "start-token"
@@ -63,7 +62,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def service(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The application over a fresh SQLite database, a real broker and an empty document store."""
-    celery = Celery("web-tests", broker=redis_url, backend=redis_url)
+    # No worker runs, so results need no server. Redis' would subscribe to each, and unsubscribe when collected.
+    celery = Celery("web-tests", broker=redis_url, backend="cache+memory://", set_as_current=False)
     celery.conf.update(progress_database_url=f"sqlite:///{tmp_path}/progress.db", progress_redis_url=redis_url)
     progress = CeleryProgress(celery)
     progress.migrate()
@@ -77,12 +77,10 @@ def service(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pipeline, "app", celery)
     monkeypatch.setattr(pipeline, "progress", progress)
     monkeypatch.setattr(pipeline, "settings", settings)
-    yield Service(create_app(progress, settings), progress, DocumentStore(settings.documents_url), settings)
+    made = Service(create_app(progress, settings), progress, DocumentStore(settings.documents_url), settings)
+    yield made
+    streams.close(made.app)
     progress.database.dispose()
-    # Celery's results unsubscribe when they are collected, over a connection that is made for it.
-    gc.collect()
-    celery.backend.result_consumer.stop()
-    celery.backend.client.connection_pool.disconnect()
     celery.close()
 
 
@@ -477,15 +475,16 @@ class TestAnswers:
         assert "<style" not in page
         assert " style=" not in page
         assert "onclick" not in page
-        assert page.count("<script") == page.count("<script type=\"module\" src=")
+        assert page.count("<script") == page.count('<script type="module" src=')
 
 
 def test_the_web_application_brings_no_engine_along() -> None:
     """Importing ``web`` loads no OCR engine and no PDF library: parsing belongs in processes that may die."""
     code = (
-        "import sys, web; "
-        "print([name for name in ('tesserocr', 'pypdfium2', 'pikepdf', 'PIL') if name in sys.modules])"
+        "import sys, web; print([name for name in ('tesserocr', 'pypdfium2', 'pikepdf', 'PIL') if name in sys.modules])"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import kombu.pools
+import pytest
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress, JobSnapshot, tracked_chord
 from celery_progress_ext.canvas import TrackedJob
 from tests.support.chord_app import make_app
+from tests.support.processes import WorkerProcess
 
 MODULE = "tests.support.chord_app"
 
@@ -56,6 +58,15 @@ class Bench:
         """A path for a deed that is done once."""
         return str(self.folder / name)
 
+    def start_worker(self, worker: Callable[..., WorkerProcess], *, args: Sequence[str] = ()) -> WorkerProcess:
+        """Two processes, and beat, so that the reconciler runs."""
+        beat = ["-B", "--schedule", str(self.folder / "beat")]
+        return worker(MODULE, env=self.env, args=[*beat, *args])
+
+    def events(self, job: TrackedJob) -> list[str]:
+        """What happened, by name."""
+        return [event["type"] for event in self.progress.jobs.history(job.id)]
+
     def close(self) -> None:
         """Close every connection of the publisher's side; Celery leaves some to the garbage collector."""
         self.app.backend.result_consumer.stop()
@@ -86,3 +97,19 @@ def environment(redis_url: str, database_url: str) -> Mapping[str, str]:
         "CELERY_RESULT_BACKEND": redis_url,
         "PROGRESS_DATABASE_URL": database_url,
     }
+
+
+@pytest.fixture
+def chords(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """A tracked chord's surroundings, on SQLite and on PostgreSQL."""
+    bench = Bench(dict(environment(redis_url, database_url)), tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def sqlite_chords(redis_url: str, sqlite_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """The same where the database makes no difference."""
+    bench = Bench(dict(environment(redis_url, sqlite_url)), tmp_path)
+    yield bench
+    bench.close()

@@ -1,0 +1,245 @@
+"""Crashes and outages at the windows where a plain chord hangs, lies or runs twice.
+
+Named after what is forced; `docs/chords.md` has the table. Each ends with a job that is over, a body that took effect
+once, and counters that equal the rows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from celery_progress_ext import JobStatus
+from celery_progress_ext.canvas import TrackedJob
+from tasks.servers import RedisServer
+from tests.support.chord_app import LEASE, TICK
+from tests.support.chords import Bench, environment, follow
+from tests.support.faultproxy import FaultProxy
+from tests.support.processes import WorkerProcess
+from tests.support.waiting import wait_for
+
+Workers = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def own_chords(own_redis: RedisServer, sqlite_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """On a Redis of the test's own, to be stopped and flushed."""
+    bench = Bench(dict(environment(own_redis.database_url(0), sqlite_url)), tmp_path)
+    yield bench
+    bench.close()
+
+
+def _assert_healed(chords: Bench, job: TrackedJob, *, total: int) -> None:
+    last = follow(job, timeout=40)[-1]
+    assert last.status is JobStatus.COMPLETED
+    assert last.chunks.completed == total
+    assert len(chords.effects()) == 1
+    assert chords.progress.audit() == []
+    versions = [event["version"] for event in chords.progress.jobs.history(job.id)]
+    assert versions == sorted(versions)
+
+
+def _attempts(chords: Bench, job: TrackedJob, status: str) -> dict[int, int]:
+    rows = chords.progress.jobs.chunks(job.id)
+    return {row["chunk_index"]: row["attempt"] for row in rows if row["status"] == status}
+
+
+def test_a_killed_child_is_replaced_and_its_chunk_alone_runs_again(chords: Bench, worker: Workers) -> None:
+    """SIGKILL of the process that works on chunk 1, as the kernel does when memory is short."""
+    header = [chords.work(0), chords.work(1, pages=5, seconds=1, do="die", once=chords.once()), chords.work(2)]
+    job = chords.chord(header).apply_async()
+    chords.start_worker(worker)
+    _assert_healed(chords, job, total=3)
+    assert [chunk["attempt"] for chunk in chords.progress.jobs.chunks(job.id)] == [1, 2, 1]
+
+
+def test_a_chunk_that_kills_every_worker_is_given_up_and_named(sqlite_chords: Bench, worker: Workers) -> None:
+    """A poisonous page must not take the pool down for ever (P9)."""
+    header = [sqlite_chords.work(0), sqlite_chords.work(1, seconds=0.3, do="die")]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker)
+    last = follow(job, timeout=60)[-1]
+    assert last.status is JobStatus.PARTIAL
+    assert "was lost 3 times" in last.failures[0].message or "started 3 times" in last.failures[0].message
+
+
+def test_a_whole_worker_killed_at_work_is_replaced(chords: Bench, worker: Workers) -> None:
+    """Redis would deliver its messages again after an hour; a lease later the chunks run elsewhere."""
+    header = [chords.work(n, pages=10, seconds=1.5) for n in range(4)]
+    job = chords.chord(header).apply_async()
+    running = chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().chunks.completed >= 1 and job.snapshot().chunks.processing, 20)
+    finished = {
+        c["chunk_index"]: c["attempt"] for c in chords.progress.jobs.chunks(job.id) if c["status"] == "completed"
+    }
+    running.kill()
+    running.start()
+    _assert_healed(chords, job, total=4)
+    assert finished.items() <= _attempts(chords, job, "completed").items()
+    assert "chunk_redispatched" in chords.events(job)
+
+
+def test_f17_a_worker_killed_in_the_body_is_replaced(chords: Bench, worker: Workers) -> None:
+    """What the dead body had half done is not seen; the next one takes effect."""
+    job = chords.chord([chords.work(1)], chords.merge(seconds=0.5, do="die", once=chords.once())).apply_async()
+    chords.start_worker(worker)
+    _assert_healed(chords, job, total=1)
+    assert chords.events(job).count("merge_started") == 2
+
+
+def test_f06_a_body_delivered_twice_takes_effect_once(sqlite_chords: Bench, worker: Workers) -> None:
+    """The second delivery, under the same task id, ends before the user's code."""
+    job = sqlite_chords.chord([sqlite_chords.work(1)], sqlite_chords.merge(seconds=1)).apply_async()
+    sqlite_chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().stage_name == "merge", 20)
+    sqlite_chords.merge().apply_async(args=([1],), task_id=job.id)
+    _assert_healed(sqlite_chords, job, total=1)
+    sqlite_chords.merge().apply_async(args=([1],), task_id=job.id)
+    late = sqlite_chords.app.signature("add", args=(1,)).apply_async()
+    assert late.get(timeout=10) == 1
+    assert len(sqlite_chords.effects()) == 1
+
+
+def test_f15_a_chord_that_was_never_published_is_published(sqlite_chords: Bench, worker: Workers) -> None:
+    """The publisher died between its rows and its first message."""
+    tracked = sqlite_chords.chord([sqlite_chords.work(n) for n in range(3)])
+
+    class Died(Exception):
+        pass
+
+    def die(*args: object, **kwargs: object) -> None:
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("celery_progress_ext.canvas.chord.apply_async", die)
+        with pytest.raises(Died):
+            tracked.apply_async()
+    [snapshot] = sqlite_chords.progress.jobs.list()
+    sqlite_chords.start_worker(worker)
+    _assert_healed(sqlite_chords, sqlite_chords.progress.job(snapshot.job_id), total=3)
+
+
+def test_flushall_of_the_broker_loses_nothing(own_chords: Bench, own_redis: RedisServer, worker: Workers) -> None:
+    """Messages, results and the chord's counter are gone; the rows are not."""
+    header = [own_chords.work(n, pages=5, seconds=1) for n in range(5)]
+    job = own_chords.chord(header).apply_async()
+    own_chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().chunks.completed >= 1, 20)
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.flushall()
+    _assert_healed(own_chords, job, total=5)
+
+
+def test_redis_away_while_a_chunk_finishes(own_chords: Bench, own_redis: RedisServer, worker: Workers) -> None:
+    """Killed and started again with what it had on disk: nothing is lost."""
+    header = [own_chords.work(n, pages=5, seconds=1.5) for n in range(4)]
+    job = own_chords.chord(header).apply_async()
+    own_chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().chunks.processing == 2, 20)
+    own_redis.kill()
+    own_redis.start()
+    _assert_healed(own_chords, job, total=4)
+
+
+def test_the_database_away_while_a_chunk_finishes(
+    redis_url: str, postgres_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """The success is in the result backend; when the database returns, it is recorded."""
+    proxy = fault_proxy(postgres_url)
+    direct = Bench(dict(environment(redis_url, postgres_url)), tmp_path)
+    job = direct.chord([direct.work(n, pages=5, seconds=1) for n in range(3)]).apply_async()
+    through = {**direct.env, "PROGRESS_DATABASE_URL": proxy.url(postgres_url)}
+    worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().chunks.processing == 2, 20)
+    proxy.down()
+    result = direct.app.AsyncResult(f"{job.id}.c0.1")
+    wait_for(lambda: result.state == "SUCCESS", 20)
+    assert job.snapshot().chunks.completed == 0
+    proxy.up()
+    _assert_healed(direct, job, total=3)
+    direct.close()
+
+
+def test_f12_ignore_in_a_header_task_ends_the_job(sqlite_chords: Bench, worker: Workers) -> None:
+    """Celery's chord waits for ever; here the chunk is tried again, then named."""
+    header = [sqlite_chords.work(0), sqlite_chords.work(1, do="ignore")]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker)
+    last = follow(job, timeout=60)[-1]
+    assert last.status is JobStatus.PARTIAL
+    assert last.failures[0].chunk_index == 1
+
+
+def test_f14_an_unregistered_task_is_named(sqlite_chords: Bench, worker: Workers) -> None:
+    """The worker throws the message away; the chunk says which module to import."""
+    header = [sqlite_chords.work(0), sqlite_chords.app.signature("not.there")]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker)
+    last = follow(job)[-1]
+    assert last.status is JobStatus.PARTIAL
+    assert "no task named 'not.there'" in last.failures[0].message
+
+
+def test_reject_in_a_header_task_is_a_failure(sqlite_chords: Bench, worker: Workers) -> None:
+    """MainProcess tells it, with an empty request; the task id is enough."""
+    header = [sqlite_chords.work(0), sqlite_chords.work(1, do="reject")]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker)
+    last = follow(job, timeout=60)[-1]
+    assert last.status is JobStatus.PARTIAL
+    assert last.failures[0].chunk_index == 1
+
+
+def test_f09_a_hard_limit_fails_the_chunk_once(sqlite_chords: Bench, worker: Workers) -> None:
+    """Two task_failure, both in MainProcess; the second changes nothing."""
+    slow = sqlite_chords.work(1, seconds=30).set(time_limit=1)
+    job = sqlite_chords.chord([sqlite_chords.work(0), slow]).apply_async()
+    sqlite_chords.start_worker(worker)
+    last = follow(job)[-1]
+    assert (last.status, last.chunks.failed) == (JobStatus.PARTIAL, 1)
+    assert sqlite_chords.events(job).count("chunk_failed") == 1
+    assert sqlite_chords.progress.audit() == []
+
+
+def test_f24_two_beats_do_no_harm(sqlite_chords: Bench, worker: Workers, beat: Callable[..., object]) -> None:
+    """Every tick comes twice, each step takes effect once."""
+    header = [sqlite_chords.work(n, do="die", seconds=0.3, once=sqlite_chords.once(f"once{n}")) for n in range(3)]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker)
+    beat("tests.support.chord_app", env=sqlite_chords.env)
+    _assert_healed(sqlite_chords, job, total=3)
+
+
+def test_a_warm_shutdown_finishes_its_chunks_and_leaves_the_rest(sqlite_chords: Bench, worker: Workers) -> None:
+    """A deploy: the next worker takes the rest, nothing runs twice."""
+    job = sqlite_chords.chord([sqlite_chords.work(n, pages=2, seconds=1) for n in range(4)]).apply_async()
+    running = sqlite_chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().chunks.processing == 2, 20)
+    running.stop()
+    counts = job.snapshot().chunks
+    assert (counts.processing, counts.failed) == (0, 0)
+    running.start()
+    _assert_healed(sqlite_chords, job, total=4)
+    assert {chunk["attempt"] for chunk in sqlite_chords.progress.jobs.chunks(job.id)} == {1}
+
+
+def test_a_worker_that_hangs_is_called_stalled_then_replaced(sqlite_chords: Bench, worker: Workers) -> None:
+    """SIGSTOP of the whole group: no beat, so its lease lapses; when it wakes up, what it says is out of date."""
+    job = sqlite_chords.chord([sqlite_chords.work(1, pages=10, seconds=2)]).apply_async()
+    frozen = sqlite_chords.start_worker(worker)
+    wait_for(lambda: job.snapshot().pages_done >= 1, 20)
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: job.snapshot().stalled, LEASE + 4 * TICK + 5, what="the chunk to be called stalled")
+        sqlite_chords.folder = sqlite_chords.folder / "second"
+        sqlite_chords.folder.mkdir()
+        sqlite_chords.start_worker(worker)
+        wait_for(lambda: job.snapshot().status.terminal, 30)
+    finally:
+        os.killpg(frozen.pid, signal.SIGCONT)
+    _assert_healed(sqlite_chords, job, total=1)
