@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import structlog
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
-from celery.result import AsyncResult
+from celery.result import AsyncResult, denied_join_result
 from celery.utils.functional import maybe_list
 
 from celery_progress_ext import ids
@@ -68,9 +67,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         self._extension = extension
 
     def __del__(self) -> None:
-        # Celery's own would open a connection while the interpreter shuts down, and complain that it cannot.
-        if not sys.is_finalizing():
-            super().__del__()
+        """Nothing: Celery's own asks Redis to forget the result, and holds up its process while Redis is away."""
 
     def snapshot(self) -> JobSnapshot:
         """The whole truth about the job now."""
@@ -204,11 +201,10 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
-        result = plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        # Nobody waits for these. Each is a cycle whose `__del__` would ask Redis to forget it, 10,000 times, or while
-        # the interpreter shuts down.
-        for unused in (result, *getattr(result.parent, "results", ())):
-            unused.backend = None
+        # Nobody waits for the parts: without this Celery subscribes to each part's result as it publishes it, and
+        # unsubscribes when its AsyncResult is collected, 10,000 times or while Redis is away.
+        with denied_join_result():
+            plain.apply_async(task_id=job_id, root_id=job_id, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.canvas import Signature
-from celery.result import AsyncResult
+from celery.result import denied_join_result
 
 from celery_progress_ext import ids
 from celery_progress_ext.exceptions import ProgressError
@@ -38,7 +38,8 @@ class Dispatch:
     def chunk(self, chunk: Row) -> None:
         """Publish a chunk under the task id that its row carries."""
         signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
-        signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
+        with denied_join_result():  # nobody waits for it: see tracked_chord
+            signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
         logger.info(
             "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]
         )
@@ -51,7 +52,9 @@ class Dispatch:
         # The first dispatch is Celery's chord's own, so ours are numbered from 2.
         task_id = ids.body_task_id(job["id"], job["body_dispatches"] + 1)
         signature = Signature.from_dict(as_json(job["body_signature"]), app=self._app)
-        signature.apply_async((self.results(job["id"]),), task_id=task_id, root_id=job["id"])
+        results = self.results(job["id"])
+        with denied_join_result():
+            signature.apply_async((results,), task_id=task_id, root_id=job["id"])
         logger.info("body_dispatched", job_id=job["id"], task_id=task_id)
 
     def results(self, job_id: str) -> list[Any]:
@@ -65,7 +68,8 @@ class Dispatch:
 
     def outcome(self, task_id: str) -> tuple[str, Any]:
         """The state and result of a task as the result backend knows them; ``PENDING`` for what it does not know."""
-        meta = AsyncResult(task_id, app=self._app)._get_task_meta()
+        # Not through an AsyncResult, whose `__del__` goes to Redis once more.
+        meta = self._app.backend.get_task_meta(task_id)
         return str(meta.get("status", "PENDING")), meta.get("result")
 
     def waiting(self, signature: Mapping[str, Any]) -> int | None:

@@ -33,9 +33,9 @@ class ServiceSettings:
     #: An fsspec URL: ``file:///srv/documents``, ``s3://bucket/prefix``.
     documents_url: str = field(default_factory=_default_documents_url)
     #: Key → matters it may read, ``*`` for all.
-    api_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    start_token: str | None = None
-    secret_key: str | None = None
+    api_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    start_token: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
     max_upload_mb: int = 500
     ocr_engine: str = "tesseract"
     ocr_language: str = "eng"

@@ -23,6 +23,8 @@ timeout = 120
 # %(U)s is the path alone: the start-up URL's query is a token.
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(L)s'
 errorlog = "-"
+# A socket in the home directory would be shared by every instance of this user.
+control_socket_disable = True
 
 
 def post_fork(server: Any, worker: Any) -> None:

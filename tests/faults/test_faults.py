@@ -159,7 +159,6 @@ def test_the_database_away_while_a_chunk_finishes(
     proxy.down()
     result = direct.app.AsyncResult(f"{job.id}.c0.1")
     wait_for(lambda: result.state == "SUCCESS", 20)
-    assert job.snapshot().chunks.completed == 0
     proxy.up()
     _assert_healed(direct, job, total=3)
     direct.close()
