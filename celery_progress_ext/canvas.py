@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import structlog
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
-from celery.result import AsyncResult, denied_join_result
+from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 
 from celery_progress_ext import ids
@@ -201,10 +204,8 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
-        # Nobody waits for the parts: without this Celery subscribes to each part's result as it publishes it, and
-        # unsubscribes when its AsyncResult is collected, 10,000 times or while Redis is away.
-        with denied_join_result():
-            plain.apply_async(task_id=job_id, root_id=job_id, **delay)
+        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
+        _collect_at_exit()
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -312,6 +313,14 @@ def _json(value: Any, what: str) -> Any:
 def _with_id(signature: Signature, task_id: str) -> Signature:
     """A copy with its task id chosen: `group` keeps it through publishing."""
     return signature.clone().set(task_id=task_id)
+
+
+@cache
+def _collect_at_exit() -> None:
+    """A group's AsyncResults are cycles whose ``__del__`` goes to Redis: before the interpreter is half gone, not in
+    the middle of it, where each would print a traceback.
+    """
+    atexit.register(gc.collect)
 
 
 class _News:

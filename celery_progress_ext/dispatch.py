@@ -38,7 +38,8 @@ class Dispatch:
     def chunk(self, chunk: Row) -> None:
         """Publish a chunk under the task id that its row carries."""
         signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
-        with denied_join_result():  # nobody waits for it: see tracked_chord
+        # Nobody waits for it here: without this Celery would subscribe to its result.
+        with denied_join_result():
             signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
         logger.info(
             "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]

@@ -25,6 +25,9 @@ from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]
 
+#: A group's AsyncResults ask Redis to forget them when they are collected, and that Redis is gone.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def own_chords(own_redis: RedisServer, sqlite_url: str, tmp_path: Path) -> Iterator[Bench]:
