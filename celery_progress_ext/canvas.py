@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, Protocol
 
 import structlog
@@ -205,7 +202,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
         plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        _collect_at_exit()
+        _forget_parts(app, (row.task_id for row in new.chunks))
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -315,12 +312,18 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.clone().set(task_id=task_id)
 
 
-@cache
-def _collect_at_exit() -> None:
-    """A group's AsyncResults are cycles whose ``__del__`` goes to Redis: before the interpreter is half gone, not in
-    the middle of it, where each would print a traceback.
+def _forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
+    """Stop waiting for the header's parts: nobody asks for them one by one.
+
+    Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
+    a publisher that lives for long, as a web application does, would never let go of them.
     """
-    atexit.register(gc.collect)
+    waiting = getattr(app.backend, "_pending_results", None)
+    if waiting is not None:
+        for task_id in task_ids:
+            for results in waiting:
+                results.pop(task_id, None)
+            app.backend.result_consumer.cancel_for(task_id)
 
 
 class _News:

@@ -12,7 +12,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from celery_progress_ext import JobSnapshot, ProgressError
-from celery_progress_ext.canvas import TrackedJob
 from tasks import exits
 from tasks.documents import DocumentStore
 from tasks.preflight import Refused
@@ -75,25 +74,15 @@ def _submit(
     if not outputs:
         print(job.id, flush=True)
         if not watch:
-            _let_go(job)
             return 0
-    try:
-        with display_for(sys.stdout) as display:
-            for snapshot in job.watch():
-                display.show(snapshot)
-    finally:
-        _let_go(job)
+    with display_for(sys.stdout) as display:
+        for snapshot in job.watch():
+            display.show(snapshot)
     snapshot = job.snapshot()
     if snapshot.status in exits.HAS_OUTPUT:
         _save(DocumentStore(ServiceSettings.read().documents_url), job.id, outputs)
     print(_summary(snapshot, outputs), flush=True)
     return exits.BY_STATUS[snapshot.status]
-
-
-def _let_go(job: TrackedJob) -> None:
-    """Unsubscribe from Celery's results. Left alone they do it when they go, and at the interpreter's end they fail."""
-    for result in (job, *(job.parent.results if job.parent else ())):
-        result.backend.remove_pending_result(result)
 
 
 def _save(store: DocumentStore, job_id: str, outputs: Mapping[str, Path]) -> None:

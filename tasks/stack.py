@@ -100,7 +100,7 @@ def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, st
         flower_port = int(given.get("FLOWER_PORT") or _FLOWER_PORT)
         flower_port = flower_port if _is_free(flower_port) else free_port()
         # Whoever opens Flower may stop the worker, so it is not open to every user of the machine.
-        account = given.get("FLOWER_BASIC_AUTH") or f"flower:{token}"
+        account = given.get("FLOWER_BASIC_AUTH") or f"flower:{secrets.token_urlsafe(16)}"
         services.append(_flower({**settings, "FLOWER_BASIC_AUTH": account}, flower_port))
         flower_url = f"http://{account}@{LOOPBACK}:{flower_port}/"
     return Stack(
@@ -202,7 +202,7 @@ def _celery(
 ) -> Service:
     return Service(
         name=name,
-        argv=[sys.executable, "-m", "celery", "-A", "tasks.celery_app", *arguments],
+        argv=[sys.executable, "-m", "celery", "--quiet", "-A", "tasks.celery_app", *arguments],
         env=settings,
         cwd=ROOT,
         ready=ready,

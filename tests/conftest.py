@@ -34,6 +34,10 @@ _QUIET_CHROMIUM = [
 ]
 _numbers = count(1)
 
+# A developer's own settings must not lead a test to their database.
+for _name in [name for name in os.environ if name.startswith(("PROGRESS_", "CELERY_", "OCR_", "DOCUMENTS_"))]:
+    del os.environ[_name]
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
