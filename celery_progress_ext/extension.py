@@ -27,6 +27,7 @@ from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.due import Drift, audit
 from celery_progress_ext.storage.migrate import migrate
+from celery_progress_ext.ticker import Ticker, task_class
 
 logger = structlog.get_logger(__name__)
 
@@ -60,10 +61,12 @@ class CeleryProgress:
         runtime.use(self.runtime)
         canvas.bind(CeleryProgress.of)
         receivers.connect(_extension_of)
-        app.task(name=TICK, ignore_result=True, bind=True, shared=False)(_tick)
+        base = task_class(lambda: self.ticker)
+        app.task(name=TICK, base=base, ignore_result=True, bind=True, shared=False)(_tick)
         app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
         # Modules that a worker imports after the app is finalized bring tasks of their own.
         signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")
+        signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.beat_init")
 
     @staticmethod
     def of(app: Celery) -> CeleryProgress:
@@ -139,6 +142,11 @@ class CeleryProgress:
         return Reconciler(self.runtime, self.recorder, self.dispatch)
 
     @cached_property
+    def ticker(self) -> Ticker:
+        """Runs the reconciler where beat runs."""
+        return Ticker(lambda: self.reconciler.tick())
+
+    @cached_property
     def _control(self) -> Control:
         return Control(self.runtime, self.recorder, self.dispatch)
 
@@ -208,6 +216,12 @@ def _tick(self: Task) -> dict[str, int]:
 def _extension_of(app: Celery) -> CeleryProgress | None:
     found = getattr(app, _ATTRIBUTE, None)
     return found if isinstance(found, CeleryProgress) else None
+
+
+def _on_beat_init(sender: Any = None, **_: Any) -> None:
+    found = _extension_of(sender.app)
+    if found is not None:
+        found.ticker.start()
 
 
 def _on_worker_init(sender: Any = None, **_: Any) -> None:

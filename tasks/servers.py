@@ -21,6 +21,8 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 LOOPBACK = "127.0.0.1"
 #: A server that took longer to answer has a problem that waiting does not cure. Seconds.
@@ -144,7 +146,10 @@ class RedisServer:
 
     def answers(self) -> bool:
         """Whether it answers PING; a server that still loads its file does not yet."""
-        client = redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        # Without redis-py's own retries, which wait for seconds: who asks asks again soon.
+        client = redis.Redis.from_url(
+            self.url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), retries=0)
+        )
         try:
             return bool(client.ping())
         except redis.RedisError:

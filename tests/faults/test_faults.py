@@ -24,6 +24,7 @@ from tests.support.processes import WorkerProcess
 from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]
+Beats = Callable[..., object]
 
 #: A group's AsyncResults ask Redis to forget them when they are collected, and that Redis is gone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -208,7 +209,40 @@ def test_f09_a_hard_limit_fails_the_chunk_once(sqlite_chords: Bench, worker: Wor
     assert sqlite_chords.progress.audit() == []
 
 
-def test_f24_two_beats_do_no_harm(sqlite_chords: Bench, worker: Workers, beat: Callable[..., object]) -> None:
+def test_nothing_waits_for_a_free_worker_to_be_told_or_healed(sqlite_chords: Bench, worker: Workers) -> None:
+    """The tick runs in beat: behind a queue full of long chunks it would come when there is nothing left to heal."""
+    header = [sqlite_chords.work(n, pages=2, seconds=6) for n in range(4)]
+    job = sqlite_chords.chord(header).apply_async()
+    sqlite_chords.start_worker(worker, args=["-c", "1"])
+    wait_for(lambda: job.snapshot().chunks.processing == 1, 20)
+    lost = f"{job.id}.c3"
+    with sqlite_chords.progress.database.engine.begin() as conn:
+        conn.exec_driver_sql(
+            "UPDATE document_ocr_chunks SET status = 'processing', attempt = 1, leased_until = 1 WHERE id = ?", (lost,)
+        )
+        conn.exec_driver_sql("UPDATE processing_jobs SET processing_chunks = 2, pending_chunks = pending_chunks - 1")
+    healed = wait_for(lambda: "chunk_redispatched" in sqlite_chords.events(job), LEASE + 2 * TICK + 2)
+    assert healed
+    assert job.snapshot().chunks.completed == 0
+    job.cancel()
+
+
+def test_a_job_without_any_worker_is_told_to_be_stalled(sqlite_chords: Bench, worker: Workers, beat: Beats) -> None:
+    """Every worker is dead, beat alone is left: the stream does not fall silent."""
+    job = sqlite_chords.chord([sqlite_chords.work(1, pages=10, seconds=20)]).apply_async()
+    running = worker("tests.support.chord_app", env=sqlite_chords.env)
+    wait_for(lambda: job.snapshot().chunks.processing == 1, 20)
+    running.kill()
+    beat("tests.support.chord_app", env=sqlite_chords.env)
+
+    def told() -> bool:
+        kept = sqlite_chords.progress.broadcaster.kept(job.id)
+        return kept is not None and kept.payload["chunks"]["pending"] == 1
+
+    wait_for(told, LEASE + 4 * TICK + 5, what="the lost chunk to be told")
+
+
+def test_f24_two_beats_do_no_harm(sqlite_chords: Bench, worker: Workers, beat: Beats) -> None:
     """Every tick comes twice, each step takes effect once."""
     header = [sqlite_chords.work(n, do="die", seconds=0.3, once=sqlite_chords.once(f"once{n}")) for n in range(3)]
     job = sqlite_chords.chord(header).apply_async()

@@ -1,0 +1,67 @@
+"""The beat task's tick, run by beat itself.
+
+As a message it would wait in the queue behind every chunk that was sent before it, and for a free process behind every
+chunk at work: nothing would be healed or told while it matters. And with no worker alive nobody would say so. So where
+beat is about to publish the tick, it runs it in a thread of its own instead; anywhere else the task is a task.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.result import AsyncResult
+from celery.utils import uuid
+
+logger = structlog.get_logger(__name__)
+
+
+class Ticker:
+    """A thread that ticks when it is rung; rings while it is at work are one ring."""
+
+    def __init__(self, tick: Callable[[], object]) -> None:
+        self._tick = tick
+        self._rung = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether ticks are run in this process."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """From now on ticks are run here. Called in beat's process, after any fork."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="progress-tick", daemon=True)
+            self._thread.start()
+
+    def ring(self) -> None:
+        """Ask for a tick; returns at once, so that beat's other tasks are not late."""
+        self._rung.set()
+
+    def _run(self) -> None:
+        while True:
+            self._rung.wait()
+            self._rung.clear()
+            try:
+                self._tick()
+            except Exception as error:
+                logger.warning("tick_failed", error=f"{type(error).__name__}: {error}")
+
+
+def task_class(ticker: Callable[[], Ticker]) -> type[Any]:
+    """The class of the tick task: what beat's scheduler publishes is rung where ``ticker()`` has been started."""
+
+    class Tick(Task):  # type: ignore[misc]
+        abstract = True
+
+        def apply_async(self, *args: Any, **options: Any) -> AsyncResult:
+            if not ticker().started:
+                return super().apply_async(*args, **options)
+            ticker().ring()
+            return self.AsyncResult(uuid())
+
+    return Tick

@@ -1,0 +1,76 @@
+"""What is shipped, and what a process of the web application does not load."""
+
+from __future__ import annotations
+
+import configparser
+import stat
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from celery_progress_ext.cli import progress
+from tests.support.processes import ROOT
+
+_PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as setuptools would put it into a wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    # Both folders elsewhere: neither a build nor metadata is left in the checkout.
+    build = ["-q", "egg_info", "--egg-base", str(folder), "build_py", "--build-lib", str(folder / "lib")]
+    argv = [sys.executable, "-W", "ignore", "-c", "from setuptools import setup; setup()", *build]
+    subprocess.run(argv, cwd=ROOT, check=True)
+    return folder / "lib"
+
+
+def test_the_wheel_ships_the_library_alone(built: Path) -> None:
+    """`tasks` and `web` are names too generic for site-packages."""
+    assert [path.name for path in built.iterdir()] == ["celery_progress_ext"]
+
+
+@pytest.mark.parametrize("pattern", ["py.typed", "**/*.lua", "migrations/versions/*.py", "migrations/*.mako"])
+def test_what_is_not_a_module_is_shipped_too(built: Path, pattern: str) -> None:
+    """Every file of the kind that the checkout has, the package has."""
+    package = built / "celery_progress_ext"
+    wanted = {path.relative_to(ROOT / "celery_progress_ext") for path in (ROOT / "celery_progress_ext").glob(pattern)}
+    assert wanted
+    assert {path.relative_to(package) for path in package.glob(pattern)} == wanted
+
+
+def test_celery_finds_the_commands() -> None:
+    """`celery -A APP progress …` comes from the entry point."""
+    (found,) = entry_points(group="celery.commands", name="progress")
+    assert found.load() is progress
+
+
+def test_web_loads_no_ocr_engine_and_no_pdf_library() -> None:
+    """Not even indirectly: a web process stays small, and parses nothing that a stranger sent."""
+    code = "import sys, web; print(*{'tesserocr', 'pypdfium2', 'pikepdf'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_procfile_names_the_four_processes() -> None:
+    """web, worker, beat and flower, in the order in which they are read about."""
+    names = [line.partition(":")[0] for line in (ROOT / "Procfile").read_text().splitlines()]
+    assert names == ["web", "worker", "beat", "flower"]
+
+
+def test_setup_cfg_says_nothing_that_pyproject_can_say() -> None:
+    """One place for metadata and tool settings; what stands here agrees with it."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    assert set(parser.sections()) == {"pycodestyle", "flake8"}
+    lengths = {int(parser[section]["max-line-length"]) for section in parser.sections()}
+    assert lengths == {_PYPROJECT["tool"]["ruff"]["line-length"]}
+
+
+def test_the_ci_script_can_be_run() -> None:
+    """It is called by its name."""
+    assert (ROOT / ".ci" / "run").stat().st_mode & stat.S_IXUSR
