@@ -1,0 +1,90 @@
+"""Every block of the README runs, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, TestProcess
+
+README = (ROOT / "README.md").read_text()
+
+
+def _block(name: str) -> str:
+    """The code block behind the comment `<!-- runs: NAME -->`."""
+    found = re.search(rf"<!-- runs: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.S)
+    assert found, f"the README has no block {name!r}"
+    return found[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, redis_url: str) -> Path:
+    """The reader's folder, with the README's files in it, on a Redis of the test."""
+    for name in ("proj.py", "server.py"):
+        (tmp_path / name).write_text(_block(name).replace("redis://127.0.0.1:6379/0", redis_url))
+    return tmp_path
+
+
+def _environment() -> dict[str, str]:
+    """The reader's PATH leads to the environment that the library is installed in."""
+    bin_folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]]), "PYTHONPATH": "."}
+
+
+def test_the_commands_run_one_after_the_other(project: Path) -> None:
+    """Migrate, worker, run, list, audit; the last line of the run is a merged document."""
+    said = {}
+    background: list[TestProcess] = []
+    try:
+        for line in _block("commands").splitlines():
+            argv = shlex.split(line.rstrip("& "))
+            if line.endswith("&"):
+                log = project / "worker.log"
+                process = TestProcess(argv, log=log, env=_environment(), cwd=project)
+                background.append(process.start())
+                continue
+            done = subprocess.run(
+                argv, cwd=project, env=_environment(), capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
+            said[argv[-1]] = done.stdout
+    finally:
+        for process in background:
+            process.kill()
+    assert said["proj.py"].splitlines()[-1] == "100 Merging OCR results 60/60"
+    assert "COMPLETED" in said["list"]
+
+
+def test_the_server_block_has_the_streams(project: Path) -> None:
+    """With the routes that the text names."""
+    code = "import server; print(sorted(str(rule) for rule in server.server.url_map.iter_rules()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/api/jobs/<job_id>/events" in done.stdout
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    """`make run` and `make test` themselves run in CI and by hand."""
+    targets = set(re.findall(r"^make (\w+)", README, re.M))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == {"run", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def test_the_ocr_command_of_the_readme_is_understood() -> None:
+    """Its options are those of the program."""
+    [line] = re.findall(r"^python -m tasks ocr .*$", README, re.M)
+    options = set(re.findall(r"--[\w-]+", line))
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks", "ocr", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert options <= set(re.findall(r"--[\w-]+", done.stdout))
