@@ -30,6 +30,7 @@ def make_app(environ: Mapping[str, str]) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
         broker_transport_options={"visibility_timeout": 3600},
         progress_database_url=environ["PROGRESS_DATABASE_URL"],
