@@ -318,12 +318,14 @@ def _forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
     Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
     a publisher that lives for long, as a web application does, would never let go of them.
     """
-    waiting = getattr(app.backend, "_pending_results", None)
-    if waiting is not None:
-        for task_id in task_ids:
-            for results in waiting:
-                results.pop(task_id, None)
-            app.backend.result_consumer.cancel_for(task_id)
+    waiting = getattr(app.backend, "_pending_results", ())
+    consumer = getattr(app.backend, "result_consumer", None)
+    if consumer is None:
+        return  # a backend that is polled
+    for task_id in task_ids:
+        for results in waiting:
+            results.pop(task_id, None)
+        consumer.cancel_for(task_id)
 
 
 class _News:

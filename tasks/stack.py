@@ -98,7 +98,8 @@ def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, st
     flower_url = None
     if importlib.util.find_spec("flower") is not None:
         flower_port = int(given.get("FLOWER_PORT") or _FLOWER_PORT)
-        flower_port = flower_port if _is_free(flower_port) else free_port()
+        # Nobody depends on its port, and 0 asks for any.
+        flower_port = flower_port if flower_port and _is_free(flower_port) else free_port()
         # Whoever opens Flower may stop the worker, so it is not open to every user of the machine.
         account = given.get("FLOWER_BASIC_AUTH") or f"flower:{secrets.token_urlsafe(16)}"
         services.append(_flower({**settings, "FLOWER_BASIC_AUTH": account}, flower_port))

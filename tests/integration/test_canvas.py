@@ -11,14 +11,25 @@ from celery_progress_ext import CeleryProgress, tracked_chord
 from celery_progress_ext.exceptions import DatabaseNotMigrated, InvalidCanvas, NotConfigured
 
 
+def _register(app: Celery) -> None:
+    """Not shared: a shared task is registered with every app of the process, in other tests too."""
+
+    @app.task(name="work", shared=False)  # type: ignore[untyped-decorator]
+    def work(number: int) -> int:
+        return number
+
+    @app.task(name="merge", shared=False)  # type: ignore[untyped-decorator]
+    def merge(results: list[int]) -> list[int]:
+        return results
+
+
 @pytest.fixture
 def app(tmp_path: object) -> Iterator[Celery]:
     made = Celery("refusals", broker="memory://", backend="cache+memory://", set_as_current=False)
     made.conf.update(progress_database_url=f"sqlite:///{tmp_path}/progress.db")
     progress = CeleryProgress(made)
     progress.migrate()
-    made.task(name="work")(lambda number: number)
-    made.task(name="merge")(lambda results: results)
+    _register(made)
     yield made
     progress.database.dispose()
 
@@ -108,7 +119,7 @@ def test_a_database_that_is_not_migrated_refuses_before_it_publishes(tmp_path: o
     fresh = Celery("fresh", broker="memory://", backend="cache+memory://", set_as_current=False)
     fresh.conf.update(progress_database_url=f"sqlite:///{tmp_path}/fresh.db")
     progress = CeleryProgress(fresh)
-    fresh.task(name="work")(lambda number: number)
+    _register(fresh)
     with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
         _chord(fresh, _work(fresh)).apply_async()
     progress.database.dispose()

@@ -211,7 +211,7 @@ def up(tmp_path: Path) -> Iterator[Callable[[], TestProcess]]:
             "--data-dir",
             str(tmp_path / "var"),
         ]
-        process = TestProcess(argv, log=tmp_path / "up.log", ready_line="web: http://", env={"FLOWER_PORT": "0"})
+        process = TestProcess(argv, log=tmp_path / "up.log", ready_line="web: http://")
         started.append(_clean_environment(process))
         return process.start()
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pikepdf
-import psutil
 import pypdfium2
 import pytest
 from pikepdf import Array, Dictionary, Name
@@ -17,6 +16,8 @@ from tasks.engines import Word
 from tasks.merge import MergeFailed, merge
 from tasks.pages import PageResult, PageStatus
 from tasks.pdf import Geometry
+
+NewChildren = Callable[[], list[Any]]
 
 
 def blank_pages(path: Path, count: int) -> Path:
@@ -88,12 +89,12 @@ def test_unreadable_pages_are_named_and_kept_pages_bring_their_text(tmp_path: Pa
     assert record["unreadable"] == [{"page": 2, "message": "Page 2 has an image that is missing."}]
 
 
-def test_a_file_that_cannot_be_merged_fails_with_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_merged_fails_with_a_sentence(tmp_path: Path, new_children: NewChildren) -> None:
     """And the child that tried is gone."""
     (tmp_path / "in.pdf").write_bytes(b"%PDF-1.7\n")
     with pytest.raises(MergeFailed, match="could not be added"):
         merge(tmp_path / "in.pdf", tmp_path, [recognised(1, "x")], document_id="doc_1", pages=1, timeout=60)
-    assert psutil.Process().children() == []
+    assert new_children() == []
 
 
 def test_a_merge_that_takes_too_long_is_ended(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_merge_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         merge(original, tmp_path, [recognised(1, "x")], document_id="doc_1", pages=1, timeout=0.01)
 
 
-def test_a_cancelled_merge_leaves_no_child(tmp_path: Path) -> None:
+def test_a_cancelled_merge_leaves_no_child(tmp_path: Path, new_children: NewChildren) -> None:
     """What interrupts the reading of the results interrupts the whole."""
 
     def results() -> Iterator[PageResult]:
@@ -113,4 +114,4 @@ def test_a_cancelled_merge_leaves_no_child(tmp_path: Path) -> None:
     original = blank_pages(tmp_path / "in.pdf", 2)
     with pytest.raises(KeyboardInterrupt):
         merge(original, tmp_path, results(), document_id="doc_1", pages=2, timeout=60)
-    assert psutil.Process().children() == []
+    assert new_children() == []

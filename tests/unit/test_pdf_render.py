@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pikepdf
-import psutil
 import pytest
 from pikepdf import Array, Dictionary, Name
 
@@ -16,6 +17,8 @@ from tasks.engines.null import NullEngine
 from tasks.pages import PageStatus, page_ranges
 from tasks.recognition import recognise_pages
 from tasks.render import PageRenderer, PageUnreadable
+
+NewChildren = Callable[[], list[Any]]
 
 VISIBLE = b"BT /F 40 Tf 72 600 Td (Seen) Tj ET "
 HIDDEN = b"BT 3 Tr /F 40 Tf 72 400 Td (Layer) Tj ET "
@@ -111,23 +114,23 @@ def test_a_page_that_never_ends_costs_only_itself(tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_renderer_that_is_killed_is_replaced(tmp_path: Path) -> None:
+def test_a_renderer_that_is_killed_is_replaced(tmp_path: Path, new_children: NewChildren) -> None:
     """By the kernel for its memory, say: that page is named, the next one is rendered."""
     with renderer(document(tmp_path / "in.pdf", INK, INK)) as pages:
         pages.render(1)
-        (child,) = psutil.Process().children()
+        (child,) = new_children()
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(PageUnreadable, match="could not be rendered"):
             pages.render(2)
         assert pages.render(2).bitmap is not None
 
 
-def test_no_child_is_left(tmp_path: Path) -> None:
+def test_no_child_is_left(tmp_path: Path, new_children: NewChildren) -> None:
     """Whether its pages went well or not."""
     path = document(tmp_path / "in.pdf", INK, RECURSIVE)
     with renderer(path, timeout=1) as pages:
         list(recognise_pages([1, 2], pages, NullEngine(), page_timeout=1))
-    assert psutil.Process().children() == []
+    assert new_children() == []
 
 
 def test_a_page_that_is_not_there_is_named(tmp_path: Path) -> None:
