@@ -34,9 +34,10 @@ class Control:
         :raises JobNotFound: when there is no such job.
         :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
         """
-        job = self._changed(job_id, "retry", lambda conn: job_writes.reopen(conn, job_id))
+        due = self._runtime.settings.lease_seconds
+        job = self._changed(job_id, "retry", lambda conn: job_writes.reopen(conn, job_id, due=due))
         self._recorder.broadcast(job, fresh=True)
-        # What is not sent here because this process dies, is due already and the reconciler sends it.
+        # What is not sent here, because this process dies, is overdue a lease later, and the reconciler sends it.
         for chunk in self._runtime.database.rows(
             "SELECT * FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending' ORDER BY chunk_index",
             id=job_id,

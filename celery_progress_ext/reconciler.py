@@ -25,8 +25,6 @@ logger = structlog.get_logger(__name__)
 
 #: Snapshots built and sent in one go by the heartbeat.
 _PAGE = 200
-#: What a person is told of a chunk that no worker ever takes.
-_NEVER_STARTED = "no worker started it, although it was sent {times} times and its queue is empty"
 
 
 class Reconciler:
@@ -107,10 +105,11 @@ class Reconciler:
         task = _task(row)
         if self._record_outcome(task, row["task_id"]):
             return
-        if row["dispatches"] > self._runtime.settings.max_attempts and not self._anyone_at_work(task.job_id):
-            self._recorder.chunk_failed(task, error=_NEVER_STARTED.format(times=row["dispatches"]))
+        if row["tries"] >= self._runtime.settings.max_attempts and self._anyone_at_work(task.job_id):
+            # A busy worker may hold the message: it is not given up before the others are done.
+            due.extend(self._runtime.database, task.job_id, seconds=self._runtime.settings.lease_seconds)
         else:
-            self._recorder.chunk_lost(task, attempt=None, reason="its message was lost before a worker started it")
+            self._recorder.chunk_lost(task, attempt=None, reason="no worker started it, although its queue is empty")
 
     def _record_outcome(self, task: TaskId, task_id: str) -> bool:
         """What the result backend knows although no receiver told it: True where that settled the chunk."""

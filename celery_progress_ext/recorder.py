@@ -139,13 +139,9 @@ class Recorder:
 
     def chunk_lost(self, task: TaskId, *, attempt: int | None, reason: str) -> Change | None:
         """Send a chunk again whose worker or message is lost; fail it where it was tried too often."""
-        row = self._runtime.database.row(
-            "SELECT tries, dispatches FROM document_ocr_chunks WHERE id = :id", id=task.chunk_id
-        )
+        row = self._runtime.database.row("SELECT tries FROM document_ocr_chunks WHERE id = :id", id=task.chunk_id)
         if row is not None and row["tries"] >= self._settings.max_attempts:
-            return self.chunk_failed(
-                task, error=f"{reason}; it was started {row['tries']} times and is given up", attempt=attempt
-            )
+            return self.chunk_failed(task, error=f"{reason}; it was tried {row['tries']} times", attempt=attempt)
         # Each message that vanishes doubles the patience with the next, so that a long queue is not flooded.
         due = self._settings.lease_seconds * 2 ** min(task.dispatch, 6)
         change = self._release(task, attempt=attempt, due=due, reason=reason, resend=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from celery_progress_ext import runtime
 from tasks.servers import PostgresServer, RedisServer, ServerNotFound
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, BeatProcess, WorkerProcess
@@ -37,6 +38,13 @@ _numbers = count(1)
 # A developer's own settings must not lead a test to their database.
 for _name in [name for name in os.environ if name.startswith(("PROGRESS_", "CELERY_", "OCR_", "DOCUMENTS_"))]:
     del os.environ[_name]
+
+
+@pytest.fixture(autouse=True)
+def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tracked without an app goes to a database of the test, not to a file in the working directory."""
+    own = {"progress_database_url": f"sqlite:///{tmp_path / 'default.db'}"}
+    monkeypatch.setattr(runtime, "_current", runtime.Runtime(lambda: own))
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,7 @@ def fail(
 
 _RELEASE = """
 UPDATE document_ocr_chunks SET status = 'pending', leased_until = {now} + :due, error = :reason,
-    dispatches = dispatches + :resend, tries = tries - (1 - :resend),
+    dispatches = dispatches + :resend, tries = tries + :tries,
     task_id = :task_id, started_at = NULL, progressed_at = NULL
 WHERE id = :id AND status = :old AND dispatches = :dispatch
   AND (CAST(:attempt AS INTEGER) IS NULL OR attempt = :attempt)
@@ -254,6 +254,8 @@ def release(
             due=due,
             reason=reason,
             resend=int(resend),
+            # A try was counted at the start; one that its own task repeats does not count, one that never began does.
+            tries=-1 if not resend else int(old is ChunkStatus.PENDING),
         )
         if chunk is not None:
             job = _moved(move(conn, chunk, old=old, new=ChunkStatus.PENDING, intact=not resend))

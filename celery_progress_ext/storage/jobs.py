@@ -159,7 +159,7 @@ def end(
 
 _REOPEN_CHUNKS = """
 UPDATE document_ocr_chunks SET status = 'pending', dispatches = dispatches + 1, tries = 0, error = NULL,
-    leased_until = {now}, task_id = id || '.' || CAST(dispatches + 1 AS TEXT),
+    leased_until = {now} + :due, task_id = id || '.' || CAST(dispatches + 1 AS TEXT),
     started_at = NULL, progressed_at = NULL, finished_at = NULL
 WHERE job_id = :id AND status IN ('failed', 'pending')
 """
@@ -176,12 +176,12 @@ RETURNING *, {{now}} AS now
 """
 
 
-def reopen(conn: Connection, job_id: str) -> Row:
-    """Begin a new run of what did not finish: its chunks become due now, and the reconciler's step sends them.
+def reopen(conn: Connection, job_id: str, *, due: float) -> Row:
+    """Begin a new run of what did not finish. The caller sends its chunks; each should be started in ``due`` seconds.
 
     :raises Stale: where the job may not be retried, as for the second of two people who press retry.
     """
-    execute(conn, _REOPEN_CHUNKS, id=job_id)
+    execute(conn, _REOPEN_CHUNKS, id=job_id, due=due)
     job = execute_one(conn, _REOPEN, id=job_id)
     if job is None:
         raise Stale

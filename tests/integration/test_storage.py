@@ -110,7 +110,7 @@ class Rows:
         return self.database.write(lambda conn: jobs.end(conn, job_id, status, error=None))
 
     def reopen(self, job_id: str) -> Any:
-        return self.database.write(lambda conn: jobs.reopen(conn, job_id))
+        return self.database.write(lambda conn: jobs.reopen(conn, job_id, due=LEASE))
 
 
 @pytest.fixture
