@@ -10,6 +10,7 @@ from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.config import Settings
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots
+from celery_progress_ext.storage.services import set_default
 
 
 class Runtime:
@@ -62,11 +63,12 @@ def use(runtime: Runtime) -> None:
     """Make ``runtime`` the one that code without an app at hand gets (the story's tracker and broadcast)."""
     global _current
     _current = runtime
+    set_default(lambda: (runtime.database, runtime.snapshots))
 
 
 def current() -> Runtime:
     """The runtime of the newest ``CeleryProgress`` in this process, or one from the environment alone."""
-    global _current
     if _current is None:
-        _current = Runtime(dict)
+        use(Runtime(dict))
+    assert _current is not None
     return _current

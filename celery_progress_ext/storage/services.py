@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import structlog
 
 from celery_progress_ext.chunks import ChunkProgress
+from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus, iso
 from celery_progress_ext.storage import chunks as chunk_writes
@@ -24,12 +26,40 @@ SnapshotList = list[JobSnapshot]
 logger = structlog.get_logger(__name__)
 
 
-class JobTrackingService:
-    """Reads jobs, and takes what a caller says of a job that it tracks by hand."""
+def _from_environment() -> tuple[Database, Snapshots]:
+    settings = Settings.read({})
+    database = Database(settings.database_url)
+    return database, Snapshots(database, settings)
 
-    def __init__(self, database: Database, snapshots: Snapshots) -> None:
-        self._database = database
-        self._snapshots = snapshots
+
+_default: Callable[[], tuple[Database, Snapshots]] = cache(_from_environment)
+
+
+def set_default(find: Callable[[], tuple[Database, Snapshots]]) -> None:
+    """Where services that are made without a database find one: that of the process's ``CeleryProgress``."""
+    global _default
+    _default = find
+
+
+class _Service:
+    """A service over one database, this process's unless told otherwise; found on first use."""
+
+    def __init__(self, database: Database | None = None, snapshots: Snapshots | None = None) -> None:
+        self._given: tuple[Database, Snapshots] | None = None
+        if database is not None:
+            self._given = database, snapshots or Snapshots(database, Settings.read({}))
+
+    @property
+    def _database(self) -> Database:
+        return (self._given or _default())[0]
+
+    @property
+    def _snapshots(self) -> Snapshots:
+        return (self._given or _default())[1]
+
+
+class JobTrackingService(_Service):
+    """Reads jobs, and takes what a caller says of a job that it tracks by hand."""
 
     def snapshot(self, job_id: str) -> JobSnapshot:
         """The whole truth about a job.
@@ -121,12 +151,8 @@ class JobTrackingService:
         )
 
 
-class OCRChunkService:
+class OCRChunkService(_Service):
     """Reads and fails chunks by hand."""
-
-    def __init__(self, database: Database, snapshots: Snapshots) -> None:
-        self._database = database
-        self._snapshots = snapshots
 
     def progress(self, document_id: str) -> ChunkProgress:
         """Counts of the newest job over a document; all zero where there is none."""

@@ -24,6 +24,7 @@ from celery_progress_ext.storage import (
     chunks,
     due,
     jobs,
+    services,
 )
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
@@ -404,6 +405,16 @@ async def test_the_storys_tracker_works_on_the_real_services(rows: Rows) -> None
     await _tell(rows, job_id)
     snapshot = rows.jobs.snapshot(job_id)
     assert (snapshot.stage, snapshot.progress_pct) == ("Processing chunk 5/17", 29)
+
+
+@pytest.mark.asyncio
+async def test_services_made_bare_find_the_process_s_database(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`JobTrackingService()`, as the story makes it, beside a `CeleryProgress` that was set up elsewhere."""
+    monkeypatch.setattr(services, "_default", lambda: (rows.database, rows.snapshots))
+    job_id = rows.create(17)
+    rows.complete(job_id, 0)
+    assert (await OCRChunkService().get_chunk_progress("d")).completed == 1
+    assert JobTrackingService().snapshot(job_id).progress_pct == 5
 
 
 @pytest.mark.asyncio
