@@ -202,7 +202,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
         plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        _forget_parts(app, (row.task_id for row in new.chunks))
+        forget_parts(app, (row.task_id for row in new.chunks))
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -312,7 +312,7 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.clone().set(task_id=task_id)
 
 
-def _forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
+def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
     """Stop waiting for the header's parts: nobody asks for them one by one.
 
     Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
