@@ -77,7 +77,12 @@ def test_a_whole_worker_killed_at_work_is_replaced(chords: Bench, worker: Worker
     header = [chords.work(n, pages=10, seconds=1.5) for n in range(4)]
     job = chords.chord(header).apply_async()
     running = chords.start_worker(worker)
-    wait_for(lambda: job.snapshot().chunks.completed >= 1 and job.snapshot().chunks.processing, 20)
+
+    def the_second_two_have_just_begun() -> bool:
+        counts = job.snapshot().chunks
+        return counts.completed == counts.processing == 2
+
+    wait_for(the_second_two_have_just_begun, 20)
     finished = {
         c["chunk_index"]: c["attempt"] for c in chords.progress.jobs.chunks(job.id) if c["status"] == "completed"
     }
