@@ -188,7 +188,9 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         # In the stored signatures too, so that a chunk sent again goes the same way.
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
         for signature in (*header, body):
-            signature.options.update(sent_with)
+            # The results are always stored: what no receiver told is asked of the backend, and a backend that polls
+            # waits for them for ever (F26).
+            signature.options.update(sent_with, ignore_result=False)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         new = _new_job(job_id, self.tracking, header, body)
         due = extension.runtime.settings.lease_seconds

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from itertools import groupby
 
 import structlog
+from billiard.exceptions import WorkerLostError
 
 from celery_progress_ext import ids
-from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
+from celery_progress_ext.dispatch import FAILURE, Dispatch
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
@@ -113,21 +114,24 @@ class Reconciler:
 
     def _record_outcome(self, task: TaskId, task_id: str) -> bool:
         """What the result backend knows although no receiver told it: True where that settled the chunk."""
+        if self._recorder.stored_success(task, task_id):
+            return True
         state, result = self._dispatch.outcome(task_id)
-        if state == SUCCESS:
-            self._recorder.chunk_succeeded(task, result=result)
-        elif state == FAILURE:
-            self._recorder.chunk_failed(task, error=describe(result))
-        return state in (SUCCESS, FAILURE)
+        if state != FAILURE or isinstance(result, WorkerLostError):
+            # A lost process is what happened to the attempt, not what the chunk came to: it may run again.
+            return False
+        self._recorder.chunk_failed(task, error=describe(result))
+        return True
 
     def _anyone_at_work(self, job_id: str) -> bool:
         return self._runtime.jobs.snapshot(job_id).chunks.processing > 0
 
     def _heal_settled(self, row: Row) -> None:
-        if row["body_attempt"] and self._dispatch.outcome(row["body_task_id"])[0] == SUCCESS:
-            self._recorder.body_succeeded(row["id"], attempt=row["body_attempt"])
-        elif row["body_tries"] >= self._runtime.settings.max_attempts:
-            self._recorder.body_failed(row["id"], error=f"its worker was lost {row['body_tries']} times")
+        if self._recorder.stored_body_success(row["id"], row["body_task_id"]):
+            return
+        if row["body_tries"] >= self._runtime.settings.max_attempts:
+            error = f"its worker was lost {row['body_tries']} times"
+            self._recorder.body_failed(row["id"], row["body_task_id"], error=error)
         else:
             self._recorder.dispatch_body(row["id"])
 

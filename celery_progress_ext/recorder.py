@@ -108,6 +108,16 @@ class Recorder:
             self._settle(change.job)
         return change
 
+    def stored_success(self, task: TaskId, task_id: str) -> bool:
+        """Record the success that the result backend has of a chunk's task, though no receiver told it.
+
+        :returns: whether it has one.
+        """
+        state, result = self._dispatch.outcome(task_id)
+        if state == SUCCESS:
+            self.chunk_succeeded(task, result=result)
+        return state == SUCCESS
+
     def chunk_failed(self, task: TaskId, *, error: str, attempt: int | None = None) -> Change | None:
         """Record a failure for good; what that means for the job is its policy."""
 
@@ -227,9 +237,8 @@ class Recorder:
         )
         for row in rows:
             task = ids.parse(row["task_id"])
-            state, result = self._dispatch.outcome(row["task_id"])
-            if task is not None and state == SUCCESS:
-                self.chunk_succeeded(task, result=result)
+            if task is not None:
+                self.stored_success(task, row["task_id"])
 
     def body_alive(self, job_id: str, *, attempt: int) -> bool:
         """Renew the body's lease; False where it was superseded."""
@@ -252,8 +261,27 @@ class Recorder:
         """The merge took effect: the job is COMPLETED or PARTIAL."""
         return self._ended(self._runtime.database.write(lambda conn: body_writes.finish(conn, job_id, attempt=attempt)))
 
-    def body_failed(self, job_id: str, *, error: str, attempt: int | None = None) -> Row | None:
-        """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry."""
+    def stored_body_success(self, job_id: str, task_id: str) -> bool:
+        """Record the success that the result backend has of the body's task; whether it has one."""
+        row = self._body(job_id)
+        if row is None or not row["body_attempt"] or row["body_task_id"] != task_id:
+            return False
+        state, _ = self._dispatch.outcome(task_id)
+        if state == SUCCESS:
+            self.body_succeeded(job_id, attempt=row["body_attempt"])
+        return state == SUCCESS
+
+    def body_failed(self, job_id: str, task_id: str, *, error: str, attempt: int | None = None) -> Row | None:
+        """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry.
+
+        :param attempt: the one that failed; None where the reporter does not know (MainProcess), and then a body that
+            another task holds is left alone.
+        """
+        if attempt is None:
+            row = self._body(job_id)
+            if row is None or (row["body_leased_until"] is not None and row["body_task_id"] != task_id):
+                return None
+            attempt = row["body_attempt"]
         error = f"Merging failed: {error}"
         ended = self._runtime.database.write(
             lambda conn: job_writes.end(conn, job_id, JobStatus.FAILED, error=error, body_attempt=attempt)
@@ -278,8 +306,13 @@ class Recorder:
         try:
             self._dispatch.body(job)
         except ResultLost as error:
-            self.body_failed(job_id, error=str(error))
+            self.body_failed(job_id, job["body_task_id"], error=str(error))
         return True
+
+    def _body(self, job_id: str) -> Row | None:
+        return self._runtime.database.row(
+            "SELECT body_task_id, body_attempt, body_leased_until FROM processing_jobs WHERE id = :id", id=job_id
+        )
 
     # -- shared
 

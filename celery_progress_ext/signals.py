@@ -95,25 +95,46 @@ def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
 def check(sender: Any, task_id: str) -> None:
     """Runs before the user's code, and may refuse it.
 
-    :raises Superseded: for a body that is done or taken, and for a chunk that is finished or in other hands.
+    :raises Superseded: for a body that is done, taken or can not be claimed, and for a chunk that is finished or in
+        other hands.
     """
     found = _tracked(sender, task_id)
     if found is None:
         return
     tracking, task = found
     if task.chunk_index is None:
-        job = tracking.recorder.body_claimed(task, task_id)
-        if job is None:
-            raise Superseded("the merge is done, or another worker has it")
-        tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
+        _claim_body(tracking, task, task_id)
         return
     redelivered = bool((sender.request.delivery_info or {}).get("redelivered"))
     if redelivered or task.dispatch > 1:
         # Only a repeated message is worth a question before it runs: the first costs nothing here.
-        attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
-        if attempt is None:
-            raise Superseded("the chunk is finished, or another worker has it")
-        tracking.heartbeats.begin(task_id, task, attempt=attempt)
+        _claim_chunk(tracking, task, task_id, redelivered=redelivered)
+
+
+def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
+    try:
+        job = tracking.recorder.body_claimed(task, task_id)
+    except Exception as error:
+        # Without the database nobody may merge. Raised, the error would fail the job for good; dropped, the body is
+        # overdue, and the reconciler publishes it again once the database is back.
+        raise Superseded(f"the merge could not be claimed: {type(error).__name__}: {error}") from error
+    if job is None:
+        raise Superseded("the merge is done, or another worker has it")
+    tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
+
+
+def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered: bool) -> None:
+    try:
+        # A worker killed after the result was stored, before it was counted or acknowledged (F3-F6): done is done.
+        done = redelivered and tracking.recorder.stored_success(task, task_id)
+        attempt = None if done else tracking.recorder.chunk_started(task, take_over=redelivered)
+    except Exception as error:
+        # Database or result backend are away: the chunk runs on; its heartbeat claims it once they are back.
+        logger.warning("chunk_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+        return
+    if attempt is None:
+        raise Superseded("the chunk is finished, or another worker has it")
+    tracking.heartbeats.begin(task_id, task, attempt=attempt)
 
 
 @_quiet
@@ -152,11 +173,14 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
     if task.chunk_index is not None:
         if lost:
             tracking.recorder.chunk_lost(task, attempt=attempt, reason="its worker process was lost")
-        else:
+        elif not tracking.recorder.stored_success(task, task_id):
+            # Celery reports a failure of a task whose success it has stored, when its chord part could not be counted
+            # (F8), or a receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the
+            # lease tells later.
             tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
-    elif work is not None or not lost:
+    elif not lost and not tracking.recorder.stored_body_success(task.job_id, task_id):
         # A body whose process was lost is run again by the reconciler once its lease is over.
-        tracking.recorder.body_failed(task.job_id, error=describe(exception), attempt=attempt)
+        tracking.recorder.body_failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
 
 
 @_quiet
@@ -169,10 +193,15 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: A
     tracking, task = found
     work = tracking.heartbeats.end(task_id)
     attempt = work.attempt if work else None
-    due = _countdown(reason) + _RETRY_LEASES * tracking.lease_seconds
+    if reason is None:
+        # A cold shutdown, or a connection loss that cancels: Celery says "retry" in MainProcess and sends nothing. With
+        # late ack the broker delivers it again, else nobody does (F18).
+        due, why = tracking.lease_seconds, "its worker was shut down"
+    else:
+        due = _countdown(reason) + _RETRY_LEASES * tracking.lease_seconds
+        why = describe(getattr(reason, "exc", None) or reason)
     if task.chunk_index is not None:
-        cause = getattr(reason, "exc", None)
-        tracking.recorder.chunk_retrying(task, attempt=attempt, due=due, reason=describe(cause or reason))
+        tracking.recorder.chunk_retrying(task, attempt=attempt, due=due, reason=why)
     elif attempt is not None:
         tracking.recorder.body_retrying(task.job_id, attempt=attempt, due=due)
 
@@ -188,7 +217,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     if task.chunk_index is not None:
         tracking.recorder.chunk_failed(task, error=reason)
     else:
-        tracking.recorder.body_failed(task.job_id, error=reason)
+        tracking.recorder.body_failed(task.job_id, request.id, error=reason)
 
 
 @_quiet
@@ -202,7 +231,7 @@ def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> No
     if task.chunk_index is not None:
         tracking.recorder.chunk_failed(task, error=error)
     else:
-        tracking.recorder.body_failed(task.job_id, error=error)
+        tracking.recorder.body_failed(task.job_id, id, error=error)
 
 
 @_quiet

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import kombu
 import pytest
 import sqlalchemy as sa
 
@@ -16,7 +17,8 @@ from celery_progress_ext import runtime
 from tasks.servers import PostgresServer, RedisServer, ServerNotFound
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, BeatProcess, WorkerProcess
-from tests.support.services import missing
+from tests.support.rabbit import RabbitServer
+from tests.support.services import missing, rabbit_or_skip
 from tests.support.waiting import wait_for as _wait_for
 
 pytest_plugins = ["tests.support.pytest_celery_local", "tests.support.chords"]
@@ -75,6 +77,21 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A server of the test's own, which keeps its data over a restart: stop it, kill it, restart it."""
     with RedisServer(tmp_path / "redis") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """A RabbitMQ for the whole session. Who wants to kill it starts its own."""
+    with rabbit_or_skip(tmp_path_factory.mktemp("rabbit")) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> str:
+    """The URL of a RabbitMQ whose task queue is empty."""
+    with kombu.Connection(rabbit_server.url) as connection:
+        connection.default_channel.queue_delete("celery")
+    return rabbit_server.url
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,13 +14,17 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from celery_progress_ext import CeleryProgress
+from tests.support import fault_points
 
 #: Short enough that a fault is healed within a test, long enough for a loaded machine.
 LEASE, TICK = 2.0, 0.5
 
 
 def make_app(environ: Mapping[str, str]) -> Celery:
-    """An app with tasks that do what their arguments say, on the servers that ``environ`` names."""
+    """An app with tasks that do what their arguments say, on the servers that ``environ`` names.
+
+    ``CHORD_APP_CONF`` in it is JSON of further settings.
+    """
     app = Celery(
         "chords",
         broker=environ["CELERY_BROKER_URL"],
@@ -37,6 +42,8 @@ def make_app(environ: Mapping[str, str]) -> Celery:
         progress_lease_seconds=LEASE,
         progress_tick_seconds=TICK,
     )
+    app.conf.update(json.loads(environ.get("CHORD_APP_CONF", "{}")))
+    fault_points.install(app)
     progress = CeleryProgress(app)
 
     @app.task(bind=True, name="work", shared=False)  # type: ignore[untyped-decorator]
@@ -50,8 +57,12 @@ def make_app(environ: Mapping[str, str]) -> Celery:
         return number
 
     @app.task(bind=True, name="merge", shared=False)  # type: ignore[untyped-decorator]
-    def merge(self: Any, results: list[int], path: str, seconds: float = 0.0, do: str = "", once: str = "") -> int:
-        """Take effect: a line in the file at ``path``."""
+    def merge(
+        self: Any, results: list[int], path: str, seconds: float = 0.0, do: str = "", once: str = "", began: str = ""
+    ) -> int:
+        """Take effect: a line in the file at ``path``. ``began`` is a path to make first."""
+        if began:
+            Path(began).touch()
         time.sleep(seconds)
         if do and _first_time(once):
             _DEEDS[do](self)
@@ -85,6 +96,11 @@ def _die(task: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_all(task: Any) -> None:
+    """The whole worker: every process of its group."""
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
 def _ignore(task: Any) -> None:
     raise Ignore
 
@@ -93,11 +109,23 @@ def _reject(task: Any) -> None:
     raise Reject("no", requeue=False)
 
 
+def _requeue(task: Any) -> None:
+    raise Reject("later", requeue=True)
+
+
 def _retry(task: Any) -> None:
     raise task.retry(exc=OSError("the store is away"), countdown=0.1)
 
 
-_DEEDS = {"fail": _fail, "die": _die, "ignore": _ignore, "reject": _reject, "retry": _retry}
+_DEEDS = {
+    "fail": _fail,
+    "die": _die,
+    "die_all": _die_all,
+    "ignore": _ignore,
+    "reject": _reject,
+    "requeue": _requeue,
+    "retry": _retry,
+}
 
 if "CELERY_BROKER_URL" in os.environ:
     app = make_app(os.environ)

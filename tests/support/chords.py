@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import kombu.pools
 import pytest
 from celery import Celery
 
-from celery_progress_ext import CeleryProgress, JobSnapshot, tracked_chord
+from celery_progress_ext import CeleryProgress, JobSnapshot, JobStatus, tracked_chord
 from celery_progress_ext.canvas import TrackedJob
+from tests.support import fault_points
 from tests.support.chord_app import make_app
+from tests.support.fault_points import FaultPoint
 from tests.support.processes import WorkerProcess
 
 MODULE = "tests.support.chord_app"
@@ -58,10 +61,56 @@ class Bench:
         """A path for a deed that is done once."""
         return str(self.folder / name)
 
-    def start_worker(self, worker: Callable[..., WorkerProcess], *, args: Sequence[str] = ()) -> WorkerProcess:
-        """Two processes, and beat, so that the reconciler runs."""
+    def start_worker(
+        self, worker: Callable[..., WorkerProcess], *points: FaultPoint, args: Sequence[str] = (), **conf: Any
+    ) -> WorkerProcess:
+        """Two processes, and beat, so that the reconciler runs.
+
+        :param points: where they go wrong.
+        :param conf: settings of Celery that differ from those of the test app.
+        """
         beat = ["-B", "--schedule", str(self.folder / "beat")]
-        return worker(MODULE, env=self.env, args=[*beat, *args])
+        env = {**self.env, **fault_points.environment(*points), "CHORD_APP_CONF": json.dumps(conf)}
+        return worker(MODULE, env=env, args=[*beat, *args])
+
+    def point(self, at: str, deed: str, *, chunk: int | None = None, until: str = "") -> FaultPoint:
+        """A fault that strikes once."""
+        return FaultPoint(at, deed, once=self.once(f"struck-{at}-{chunk}"), chunk=chunk, until=until)
+
+    def struck(self, point: FaultPoint) -> bool:
+        """Whether it has."""
+        return Path(point.once).exists()
+
+    def assert_healed(
+        self,
+        job: TrackedJob,
+        *,
+        total: int,
+        failed: Sequence[int] = (),
+        story: Sequence[str] = (),
+        timeout: float = 40.0,
+    ) -> JobSnapshot:
+        """Follow a job to its end: each chunk counted once, one effect of the body with just the completed ones.
+
+        :param failed: the chunks that are named as failed.
+        :param story: events that the history tells, in this order, others between them.
+        """
+        last = follow(job, timeout=timeout)[-1]
+        assert last.status is (JobStatus.PARTIAL if failed else JobStatus.COMPLETED)
+        assert (last.chunks.completed, last.chunks.failed) == (total - len(failed), len(failed))
+        assert [failure.chunk_index for failure in last.failures] == list(failed)
+        [effect] = self.effects()
+        assert effect.endswith(str([number for number in range(total) if number not in failed]))
+        assert self.progress.audit() == []
+        history = self.progress.jobs.history(job.id)
+        versions = [event["version"] for event in history]
+        assert versions == sorted(set(versions))
+        types = [event["type"] for event in history]
+        completed = [event["chunk_index"] for event in history if event["type"] == "chunk_completed"]
+        assert sorted(completed) == [number for number in range(total) if number not in failed]
+        told = iter(types)
+        assert all(event in told for event in story), f"{list(story)} is not the order of {types}"
+        return last
 
     def events(self, job: TrackedJob) -> list[str]:
         """What happened, by name."""
@@ -69,8 +118,9 @@ class Bench:
 
     def close(self) -> None:
         """Close every connection of the publisher's side; Celery leaves some to the garbage collector."""
-        self.app.backend.result_consumer.stop()
-        self.app.backend.client.connection_pool.disconnect()
+        if hasattr(self.app.backend, "result_consumer"):  # Redis
+            self.app.backend.result_consumer.stop()
+            self.app.backend.client.connection_pool.disconnect()
         self.app.close()
         kombu.pools.reset()
         gc.collect()
@@ -90,10 +140,10 @@ def follow(job: TrackedJob, timeout: float = 30.0) -> list[JobSnapshot]:
     return seen
 
 
-def environment(redis_url: str, database_url: str) -> Mapping[str, str]:
-    """What both sides run with."""
+def environment(redis_url: str, database_url: str, *, broker_url: str | None = None) -> Mapping[str, str]:
+    """What both sides run with; Redis is the broker too unless told otherwise."""
     return {
-        "CELERY_BROKER_URL": redis_url,
+        "CELERY_BROKER_URL": broker_url or redis_url,
         "CELERY_RESULT_BACKEND": redis_url,
         "PROGRESS_DATABASE_URL": database_url,
     }
@@ -103,6 +153,14 @@ def environment(redis_url: str, database_url: str) -> Mapping[str, str]:
 def chords(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Bench]:
     """A tracked chord's surroundings, on SQLite and on PostgreSQL."""
     bench = Bench(dict(environment(redis_url, database_url)), tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def rabbit_chords(rabbit_url: str, redis_url: str, postgres_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """With RabbitMQ as the broker, Redis for results."""
+    bench = Bench(dict(environment(redis_url, postgres_url, broker_url=rabbit_url)), tmp_path)
     yield bench
     bench.close()
 

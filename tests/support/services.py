@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tasks.servers import ServerNotFound
+from tests.support.rabbit import RabbitServer
 
 
 def missing(what: str, install: str) -> NoReturn:
@@ -14,3 +18,11 @@ def missing(what: str, install: str) -> NoReturn:
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         pytest.fail(f"{message} (CI is set, so this is a failure and not a skip)", pytrace=False)
     pytest.skip(message)
+
+
+def rabbit_or_skip(folder: Path) -> RabbitServer:
+    """A RabbitMQ that is not started yet; the test is skipped, or in CI fails, where the machine has none."""
+    try:
+        return RabbitServer(folder)
+    except ServerNotFound as error:
+        missing("RabbitMQ", f"apt-get install --no-install-recommends rabbitmq-server ({error})")

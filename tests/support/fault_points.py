@@ -1,0 +1,142 @@
+"""Faults at exact points of Celery's own code: a process that has them in its environment dies, fails or waits there.
+
+``FAULT_POINTS`` is a JSON list of :class:`FaultPoint`. Each strikes once, whichever process comes by first.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery, signals
+from celery.backends.redis import RedisBackend
+from kombu import Producer
+
+from celery_progress_ext import ids
+
+VARIABLE = "FAULT_POINTS"
+
+#: Where, in the order of a chunk's life.
+PUBLISHING = "publishing"  # the publisher: before a message of the chord is sent
+STORED = "stored"  # the chunk's result is stored, its chord part not yet counted
+CLAIMED = "claimed"  # the last part is counted and the chord claimed, the body not yet published
+PUBLISHED = "published"  # the body is published, the claim not yet cleaned up
+TOLD = "told"  # in task_success, before the extension's receiver
+
+
+@dataclass(frozen=True)
+class FaultPoint:
+    """``deed`` at ``at``; for the chunk of that index alone, where one is given."""
+
+    at: str
+    deed: str
+    #: A path that is made when the point strikes; where it exists, it has.
+    once: str
+    chunk: int | None = None
+    #: What a deed waits for: a path.
+    until: str = ""
+
+
+def environment(*points: FaultPoint) -> dict[str, str]:
+    """What a process is started with, so that these points strike it."""
+    return {VARIABLE: json.dumps([asdict(point) for point in points])}
+
+
+def install(app: Celery) -> None:
+    """Put the points of the environment into Celery. Before the extension connects its receivers."""
+    points = [FaultPoint(**point) for point in json.loads(os.environ.get(VARIABLE, "[]"))]
+    if points:
+        _Installed(app, points)
+
+
+class _Installed:
+    def __init__(self, app: Celery, points: list[FaultPoint]) -> None:
+        self._points = points
+        self._here = threading.local()
+        self._wrap_chord_part()
+        self._wrap_publish(app)
+        self._wrap_send()
+        signals.task_success.connect(self._on_success, weak=False)
+
+    def _pass(self, at: str, task_id: str | None) -> None:
+        """The process has come to ``at`` with this task."""
+        task = ids.parse(task_id)
+        for point in self._points:
+            if point.at == at and (point.chunk is None or (task is not None and task.chunk_index == point.chunk)):
+                try:
+                    Path(point.once).touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                _DEEDS[point.deed](point)
+
+    def _wrap_chord_part(self) -> None:
+        count = RedisBackend.on_chord_part_return
+
+        @functools.wraps(count)
+        def on_chord_part_return(backend: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            self._here.task_id = request.id
+            self._pass(STORED, request.id)
+            return count(backend, request, *args, **kwargs)
+
+        RedisBackend.on_chord_part_return = on_chord_part_return
+
+    def _wrap_publish(self, app: Celery) -> None:
+        publish = app.amqp._retry_publish
+
+        def retry_publish(*args: Any, **kwargs: Any) -> Any:
+            task_id = getattr(self._here, "task_id", None)
+            self._pass(CLAIMED, task_id)
+            answer = publish(*args, **kwargs)
+            self._pass(PUBLISHED, task_id)
+            return answer
+
+        app.amqp._retry_publish = retry_publish
+
+    def _wrap_send(self) -> None:
+        send = Producer.publish
+
+        @functools.wraps(send)
+        def publish(producer: Any, *args: Any, **kwargs: Any) -> Any:
+            self._pass(PUBLISHING, kwargs.get("correlation_id"))
+            return send(producer, *args, **kwargs)
+
+        Producer.publish = publish
+
+    def _on_success(self, sender: Any = None, **_: Any) -> None:
+        self._pass(TOLD, sender.request.id)
+
+
+def _die(point: FaultPoint) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_all(point: FaultPoint) -> None:
+    """The whole worker: every process of its group."""
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _lose_redis(point: FaultPoint) -> None:
+    raise redis.exceptions.ConnectionError("Connection closed by server.")
+
+
+def _wait(point: FaultPoint) -> None:
+    """Until the path is there; for ever where it never is, so that a time limit strikes here."""
+    while not (point.until and Path(point.until).exists()):
+        time.sleep(0.02)
+
+
+_DEEDS: dict[str, Callable[[FaultPoint], None]] = {
+    "die": _die,
+    "die_all": _die_all,
+    "lose_redis": _lose_redis,
+    "wait": _wait,
+}
