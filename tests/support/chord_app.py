@@ -113,6 +113,10 @@ def _requeue(task: Any) -> None:
     raise Reject("later", requeue=True)
 
 
+def _replace(task: Any) -> None:
+    raise task.replace(task.app.signature("add", args=(task.request.args[0],)))
+
+
 def _retry(task: Any) -> None:
     raise task.retry(exc=OSError("the store is away"), countdown=0.1)
 
@@ -124,6 +128,7 @@ _DEEDS = {
     "ignore": _ignore,
     "reject": _reject,
     "requeue": _requeue,
+    "replace": _replace,
     "retry": _retry,
 }
 
