@@ -178,6 +178,8 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         :raises DatabaseNotMigrated: when the tables are missing.
         """
         app = self.app
+        # The guard is put on an app's tasks when it is finalized; eager tasks run before anything else does that.
+        app.finalize(auto=True)
         extension: Extension = type(self)._extension_of(app)
         options = {**self.options, **options}
         job_id = options.pop("progress_job_id", None) or ids.new_job_id()

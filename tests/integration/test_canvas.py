@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery, chord, group
 
-from celery_progress_ext import CeleryProgress, tracked_chord
+from celery_progress_ext import CeleryProgress, JobStatus, tracked_chord
 from celery_progress_ext.exceptions import DatabaseNotMigrated, InvalidCanvas, NotConfigured
 
 
@@ -123,3 +123,11 @@ def test_a_database_that_is_not_migrated_refuses_before_it_publishes(tmp_path: o
     with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
         _chord(fresh, _work(fresh)).apply_async()
     progress.database.dispose()
+
+
+def test_eager_tasks_are_tracked_too(app: Celery) -> None:
+    """`task_always_eager`, as projects set it in their own tests: over when `apply_async` returns."""
+    app.conf.task_always_eager = True
+    job = _chord(app, _work(app)).apply_async()
+    snapshot = job.snapshot()
+    assert (snapshot.status, snapshot.chunks.completed) == (JobStatus.COMPLETED, 2)
