@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
+from celery.exceptions import Reject
 
 from celery_progress_ext import ids
 from celery_progress_ext.guard import Superseded
@@ -102,7 +103,12 @@ def check(sender: Any, task_id: str) -> None:
         return
     tracking, task = found
     if task.chunk_index is None:
-        job = tracking.recorder.body_claimed(task, task_id)
+        try:
+            job = tracking.recorder.body_claimed(task, task_id)
+        except Exception as error:
+            # Raised on, it would be the body's own failure. It is due in the rows, so the reconciler sends it again.
+            logger.warning("body_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+            raise Superseded("the merge could not be claimed now; it is sent again") from error
         if job is None:
             raise Superseded("the merge is done, or another worker has it")
         tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
@@ -110,7 +116,12 @@ def check(sender: Any, task_id: str) -> None:
     redelivered = bool((sender.request.delivery_info or {}).get("redelivered"))
     if redelivered or task.dispatch > 1:
         # Only a repeated message is worth a question before it runs: the first costs nothing here.
-        attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
+        try:
+            attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
+        except Exception as error:
+            # The database is away: run it, as a first message; the heartbeat asks again, and a second run does no harm.
+            logger.warning("chunk_not_checked", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+            return
         if attempt is None:
             raise Superseded("the chunk is finished, or another worker has it")
         tracking.heartbeats.begin(task_id, task, attempt=attempt)
@@ -148,15 +159,18 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
     tracking, task = found
     work = tracking.heartbeats.end(task_id)
     attempt = work.attempt if work else None
-    lost = isinstance(exception, WorkerLostError)
-    if task.chunk_index is not None:
-        if lost:
-            tracking.recorder.chunk_lost(task, attempt=attempt, reason="its worker process was lost")
-        else:
-            tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
-    elif work is not None or not lost:
-        # A body whose process was lost is run again by the reconciler once its lease is over.
+    # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
+    # nobody is at work on it. What MainProcess tells of the task itself comes so too, as one of two types.
+    own = work is not None or isinstance(exception, (TimeLimitExceeded, Reject))
+    if own and task.chunk_index is not None:
+        tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
+    elif own:
         tracking.recorder.body_failed(task.job_id, error=describe(exception), attempt=attempt)
+    elif task.chunk_index is not None:
+        lost = isinstance(exception, WorkerLostError)
+        reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
+        tracking.recorder.chunk_lost(task, attempt=None, reason=reason)
+    # A body that was lost is finished, or run again, by the reconciler once its lease is over.
 
 
 @_quiet

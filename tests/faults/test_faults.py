@@ -173,6 +173,40 @@ def test_the_database_away_while_a_chunk_finishes(
     direct.close()
 
 
+def test_f08_a_result_that_cannot_be_stored_is_not_the_chunks_failure(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """Celery calls it a failure of the task; the chunk did its work, and runs again rather than be missing."""
+    proxy = fault_proxy(redis_url)
+    direct = Bench(dict(environment(redis_url, sqlite_url)), tmp_path)
+    job = direct.chord([direct.work(n, pages=5, seconds=1.5) for n in range(2)]).apply_async()
+    through = environment(proxy.url(redis_url), sqlite_url)
+    running = worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().chunks.processing == 2, 20)
+    proxy.down()
+    running.wait_for_log("Exception raised outside body")
+    proxy.up()
+    _assert_healed(direct, job, total=2)
+    direct.close()
+
+
+def test_the_database_away_when_the_merge_would_begin(
+    redis_url: str, postgres_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """A body that can not be claimed now has not failed; it is sent again."""
+    proxy = fault_proxy(postgres_url)
+    direct = Bench(dict(environment(redis_url, postgres_url)), tmp_path)
+    job = direct.chord([direct.work(0, pages=5, seconds=1)]).apply_async()
+    through = {**direct.env, "PROGRESS_DATABASE_URL": proxy.url(postgres_url)}
+    running = worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().chunks.processing == 1, 20)
+    proxy.down()
+    running.wait_for_log("body_not_claimed")
+    proxy.up()
+    _assert_healed(direct, job, total=1)
+    direct.close()
+
+
 def test_f12_ignore_in_a_header_task_ends_the_job(sqlite_chords: Bench, worker: Workers) -> None:
     """Celery's chord waits for ever; here the chunk is tried again, then named."""
     header = [sqlite_chords.work(0), sqlite_chords.work(1, do="ignore")]
