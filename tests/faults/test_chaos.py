@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -23,7 +24,7 @@ import redis
 from celery_progress_ext import JobStatus
 from celery_progress_ext.jobs import TERMINAL
 from tests.support import chaos
-from tests.support.chaos_audience import PAGES, Run, Seen
+from tests.support.chaos_audience import Run, Seen
 from tests.support.chaos_stage import Stage
 from tests.support.chords import Bench
 from tests.support.waiting import wait_for
@@ -197,7 +198,7 @@ def _output_problems(run: Run, status: JobStatus) -> Iterator[str]:
 
 
 def _seen_problems(who: str, seen: list[Seen]) -> Iterator[str]:
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         # The stream sends what is newer; who looks at the rows again may find them unchanged.
         if after.version < before.version or (who == "streamed" and after.version == before.version):
             yield f"{who} version {before.version}, then {after.version}"

@@ -146,7 +146,11 @@ class JobPlan:
 #: Every run has one of each, in this order, and then again.
 KINDS = ("plain", "failing", "repeating", "cancelled", "retried")
 #: The deed of a few of a kind's chunks, and whether it is done once.
-_ODD: dict[str, tuple[str, bool]] = {"failing": ("fail", False), "repeating": ("retry", True), "retried": ("fail", True)}
+_ODD: dict[str, tuple[str, bool]] = {
+    "failing": ("fail", False),
+    "repeating": ("retry", True),
+    "retried": ("fail", True),
+}
 #: A long run has work all the time: a job in so many seconds.
 _JOB_EVERY = 6.0
 

@@ -9,6 +9,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,10 +150,8 @@ class Run:
 
     def _press(self, button: Callable[[], JobSnapshot]) -> None:
         """Until it worked, or the job says that there is nothing to press it for."""
-        try:
+        with suppress(IllegalTransition):
             self._until_answered(button, but=IllegalTransition)
-        except IllegalTransition:
-            pass
 
     def _until_answered(self, ask: Callable[[], T], but: type[Exception] = Stopped) -> T:
         while True:
@@ -168,9 +167,7 @@ class Run:
             raise Stopped
 
     def _watched(self, snapshot: JobSnapshot) -> None:
-        self.watched.append(
-            Seen(version=snapshot.version, percent=snapshot.progress_pct, status=snapshot.status)
-        )
+        self.watched.append(Seen(version=snapshot.version, percent=snapshot.progress_pct, status=snapshot.status))
         if snapshot.status in (JobStatus.COMPLETED, JobStatus.PARTIAL) and not self.out.exists():
             self.problems.append(f"said to be {snapshot.status} before its output was there")
 
