@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 import structlog
-from billiard.exceptions import WorkerLostError
 
 from celery_progress_ext import ids
-from celery_progress_ext.dispatch import FAILURE, Dispatch
+from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
@@ -96,32 +96,30 @@ class Reconciler:
         return due.forget(self._runtime.database, days=self._runtime.settings.retention_days)
 
     def _heal_lapsed(self, row: Row) -> None:
-        task = _task(row)
-        if not self._record_outcome(task, row["task_id"]):
-            self._recorder.chunk_lost(
-                task, attempt=row["attempt"], reason="its worker gave no sign of life for a whole lease"
-            )
+        outcome = self._dispatch.outcome(row["task_id"])
+        self._heal(row, outcome, attempt=row["attempt"], reason="its worker gave no sign of life for a whole lease")
 
     def _heal_overdue(self, row: Row) -> None:
-        task = _task(row)
-        if self._record_outcome(task, row["task_id"]):
-            return
-        if row["tries"] >= self._runtime.settings.max_attempts and self._anyone_at_work(task.job_id):
+        outcome = self._dispatch.outcome(row["task_id"])
+        worn_out = row["tries"] >= self._runtime.settings.max_attempts
+        if worn_out and outcome[0] != SUCCESS and self._anyone_at_work(row["job_id"]):
             # A busy worker may hold the message: it is not given up before the others are done.
-            due.extend(self._runtime.database, task.job_id, seconds=self._runtime.settings.lease_seconds)
+            due.extend(self._runtime.database, row["job_id"], seconds=self._runtime.settings.lease_seconds)
         else:
-            self._recorder.chunk_lost(task, attempt=None, reason="no worker started it, although its queue is empty")
+            self._heal(row, outcome, attempt=None, reason="no worker started it, although its queue is empty")
 
-    def _record_outcome(self, task: TaskId, task_id: str) -> bool:
-        """What the result backend knows although no receiver told it: True where that settled the chunk."""
-        if self._recorder.stored_success(task, task_id):
-            return True
-        state, result = self._dispatch.outcome(task_id)
-        if state != FAILURE or isinstance(result, WorkerLostError):
-            # A lost process is what happened to the attempt, not what the chunk came to: it may run again.
-            return False
-        self._recorder.chunk_failed(task, error=describe(result))
-        return True
+    def _heal(self, row: Row, outcome: tuple[str, Any], *, attempt: int | None, reason: str) -> None:
+        """Record a success that no receiver told, else send the chunk again.
+
+        A failure that no receiver told is no verdict: it may be Celery's own, to store the result or to count the chord
+        part (F8). Another try tells which.
+        """
+        state, result = outcome
+        if state == SUCCESS:
+            self._recorder.chunk_succeeded(_task(row), result=result)
+        else:
+            reason = describe(result) if state == FAILURE else reason
+            self._recorder.chunk_lost(_task(row), attempt=attempt, reason=reason, lapsed=True)
 
     def _anyone_at_work(self, job_id: str) -> bool:
         return self._runtime.jobs.snapshot(job_id).chunks.processing > 0

@@ -118,11 +118,15 @@ class Recorder:
             self.chunk_succeeded(task, result=result)
         return state == SUCCESS
 
-    def chunk_failed(self, task: TaskId, *, error: str, attempt: int | None = None) -> Change | None:
+    def chunk_failed(
+        self, task: TaskId, *, error: str, attempt: int | None = None, lapsed: bool = False
+    ) -> Change | None:
         """Record a failure for good; what that means for the job is its policy."""
 
         def write(conn: Connection) -> Change | None:
-            change = chunk_writes.fail(conn, task.chunk_id, error=error, attempt=attempt, dispatch=task.dispatch)
+            change = chunk_writes.fail(
+                conn, task.chunk_id, error=error, attempt=attempt, dispatch=task.dispatch, lapsed=lapsed
+            )
             if change is None:
                 return None
             verdict = _verdict(change, error)
@@ -147,21 +151,27 @@ class Recorder:
             self._announce(change, "chunk_retrying", error=reason)
         return change
 
-    def chunk_lost(self, task: TaskId, *, attempt: int | None, reason: str) -> Change | None:
-        """Send a chunk again whose worker or message is lost; fail it where it was tried too often."""
+    def chunk_lost(self, task: TaskId, *, attempt: int | None, reason: str, lapsed: bool = False) -> Change | None:
+        """Send a chunk again whose worker or message is lost; fail it where it was tried too often.
+
+        :param lapsed: only if its lease is over still: it may have been renewed, or begun, since somebody looked.
+        """
         row = self._runtime.database.row("SELECT tries FROM document_ocr_chunks WHERE id = :id", id=task.chunk_id)
         if row is not None and row["tries"] >= self._settings.max_attempts:
-            return self.chunk_failed(task, error=f"{reason}; it was tried {row['tries']} times", attempt=attempt)
+            error = f"{reason}; it was tried {row['tries']} times"
+            return self.chunk_failed(task, error=error, attempt=attempt, lapsed=lapsed)
         # Each message that vanishes doubles the patience with the next, so that a long queue is not flooded.
         due = self._settings.lease_seconds * 2 ** min(task.dispatch, 6)
-        change = self._release(task, attempt=attempt, due=due, reason=reason, resend=True)
+        change = self._release(task, attempt=attempt, due=due, reason=reason, resend=True, lapsed=lapsed)
         if change is not None:
             self._announce(change, "chunk_redispatched", error=reason)
             assert change.chunk is not None
             self._dispatch.chunk(change.chunk)
         return change
 
-    def _release(self, task: TaskId, *, attempt: int | None, due: float, reason: str, resend: bool) -> Change | None:
+    def _release(
+        self, task: TaskId, *, attempt: int | None, due: float, reason: str, resend: bool, lapsed: bool = False
+    ) -> Change | None:
         dispatch = task.dispatch + 1 if resend else task.dispatch
         return self._write(
             lambda conn: chunk_writes.release(
@@ -173,6 +183,7 @@ class Recorder:
                 reason=reason,
                 attempt=attempt,
                 resend=resend,
+                lapsed=lapsed,
             )
         )
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
+from celery.exceptions import Reject
 
 from celery_progress_ext import ids
 from celery_progress_ext.guard import Superseded
@@ -115,9 +116,10 @@ def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
     try:
         job = tracking.recorder.body_claimed(task, task_id)
     except Exception as error:
-        # Without the database nobody may merge. Raised, the error would fail the job for good; dropped, the body is
-        # overdue, and the reconciler publishes it again once the database is back.
-        raise Superseded(f"the merge could not be claimed: {type(error).__name__}: {error}") from error
+        # Without the database nobody may merge. Raised on, it would be the body's own failure; it is due in the rows,
+        # so the reconciler sends it again.
+        logger.warning("body_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+        raise Superseded("the merge could not be claimed now; it is sent again") from error
     if job is None:
         raise Superseded("the merge is done, or another worker has it")
     tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
@@ -129,7 +131,7 @@ def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered:
         done = redelivered and tracking.recorder.stored_success(task, task_id)
         attempt = None if done else tracking.recorder.chunk_started(task, take_over=redelivered)
     except Exception as error:
-        # Database or result backend are away: the chunk runs on; its heartbeat claims it once they are back.
+        # Database or Redis are away: run it, as a first message; its heartbeat asks again, a second run does no harm.
         logger.warning("chunk_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
         return
     if attempt is None:
@@ -169,18 +171,29 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
     tracking, task = found
     work = tracking.heartbeats.end(task_id)
     attempt = work.attempt if work else None
-    lost = isinstance(exception, WorkerLostError)
-    if task.chunk_index is not None:
-        if lost:
-            tracking.recorder.chunk_lost(task, attempt=attempt, reason="its worker process was lost")
-        elif not tracking.recorder.stored_success(task, task_id):
-            # Celery reports a failure of a task whose success it has stored, when its chord part could not be counted
-            # (F8), or a receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the
-            # lease tells later.
-            tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
-    elif not lost and not tracking.recorder.stored_body_success(task.job_id, task_id):
-        # A body whose process was lost is run again by the reconciler once its lease is over.
+    if work is None and _succeeded(tracking, task, task_id):
+        return
+    # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
+    # nobody is at work on it. What MainProcess tells of the task itself comes so too, as one of two types.
+    own = work is not None or isinstance(exception, (TimeLimitExceeded, Reject))
+    if own and task.chunk_index is not None:
+        tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
+    elif own:
         tracking.recorder.body_failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
+    elif task.chunk_index is not None:
+        lost = isinstance(exception, WorkerLostError)
+        reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
+        tracking.recorder.chunk_lost(task, attempt=None, reason=reason)
+    # A body that was lost is finished, or run again, by the reconciler once its lease is over.
+
+
+def _succeeded(tracking: Tracking, task: TaskId, task_id: str) -> bool:
+    """Record a success that is stored although Celery tells a failure: its part could not be counted (F8), or a
+    receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the lease tells later.
+    """
+    if task.chunk_index is None:
+        return tracking.recorder.stored_body_success(task.job_id, task_id)
+    return tracking.recorder.stored_success(task, task_id)
 
 
 @_quiet

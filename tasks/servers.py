@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -241,29 +242,13 @@ class PostgresServer:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self) -> Self:
-        """Make a cluster, start it and wait until it takes connections.
+        """Start it and wait until it takes connections; the first time, make its cluster.
 
         :raises ServerFailed: when it cannot be made or started.
         """
-        password_file = self.directory / "password"
-        write_private(password_file, self.password)
-        if self._account:
-            os.chown(self.directory, NOBODY, NOBODY)
-            os.chown(password_file, NOBODY, NOBODY)
-        binaries = self._reachable_binaries()
         cluster = self.directory / "cluster"
-        made = subprocess.run(
-            [
-                *(str(binaries / "initdb"), "-D", str(cluster), "-U", self.user, "--pwfile", str(password_file)),
-                *("-A", "scram-sha-256", "-E", "UTF8", "--no-sync", "--no-instructions"),
-            ],
-            **self._surroundings(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if made.returncode != 0:
-            raise ServerFailed(f"initdb failed: {made.stderr[-1000:]}")
+        if not cluster.exists():
+            self._make_cluster(cluster)
         settings = {
             "shared_buffers": "32MB",
             "max_connections": "60",
@@ -272,7 +257,7 @@ class PostgresServer:
         }
         self._popen = _spawn(
             [
-                *(str(binaries / "postgres"), "-D", str(cluster), "-h", LOOPBACK, "-p", str(self.port)),
+                *(str(self._binaries / "postgres"), "-D", str(cluster), "-h", LOOPBACK, "-p", str(self.port)),
                 *("-k", str(self.directory)),
                 *(part for key, value in settings.items() for part in ("-c", f"{key}={value}")),
             ],
@@ -283,6 +268,25 @@ class PostgresServer:
         )
         _wait_until(self.answers, self._popen, lambda: self.log)
         return self
+
+    def _make_cluster(self, cluster: Path) -> None:
+        password_file = self.directory / "password"
+        write_private(password_file, self.password)
+        if self._account:
+            os.chown(self.directory, NOBODY, NOBODY)
+            os.chown(password_file, NOBODY, NOBODY)
+        made = subprocess.run(
+            [
+                *(str(self._binaries / "initdb"), "-D", str(cluster), "-U", self.user, "--pwfile", str(password_file)),
+                *("-A", "scram-sha-256", "-E", "UTF8", "--no-sync", "--no-instructions"),
+            ],
+            **self._surroundings(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode != 0:
+            raise ServerFailed(f"initdb failed: {made.stderr[-1000:]}")
 
     def answers(self) -> bool:
         """Whether it takes connections."""
@@ -300,6 +304,10 @@ class PostgresServer:
         """Stop it, whoever is still connected."""
         _end(self._popen, signal.SIGINT)
 
+    def kill(self) -> None:
+        """``kill -9``. What was committed without waiting for the disk may be lost."""
+        _end(self._popen, signal.SIGKILL)
+
     def __enter__(self) -> Self:
         try:
             return self.start()
@@ -313,7 +321,8 @@ class PostgresServer:
         self.stop()
         self._scratch.cleanup()
 
-    def _reachable_binaries(self) -> Path:
+    @cached_property
+    def _binaries(self) -> Path:
         """The folder of the programs; a copy where *nobody* may not enter it, as in a checkout below /root."""
         binaries = self._program.parent
         with contextlib.suppress(PermissionError):

@@ -42,6 +42,13 @@ for _name in [name for name in os.environ if name.startswith(("PROGRESS_", "CELE
     del os.environ[_name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `tests/faults/test_chaos.py` can be asked for."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-seed", action="append", type=int, metavar="SEED", help="replay this seed; may be repeated")
+    group.addoption("--chaos-seconds", type=float, metavar="SECONDS", help="how long faults are made")
+
+
 @pytest.fixture(autouse=True)
 def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tracked without an app goes to a database of the test, not to a file in the working directory."""

@@ -182,7 +182,7 @@ def complete(
 _FAIL = """
 UPDATE document_ocr_chunks SET status = 'failed', finished_at = {now}, leased_until = NULL, error = :error
 WHERE id = :id AND status = :old AND dispatches = COALESCE(:dispatch, dispatches)
-  AND attempt = COALESCE(:attempt, attempt)
+  AND attempt = COALESCE(:attempt, attempt) AND (:lapsed = 0 OR leased_until < {now})
 RETURNING *
 """
 
@@ -194,13 +194,25 @@ def fail(
     error: str,
     attempt: int | None = None,
     dispatch: int | None = None,
+    lapsed: bool = False,
 ) -> Change | None:
     """Record a failure, of this attempt and this dispatch where they are given. None where it is out of date.
 
     The chord can not publish the body any more, so the job is due for it as soon as all chunks are terminal.
+
+    :param lapsed: only where its lease is over: it is failed for its silence.
     """
     for old in _likely_first(ChunkStatus.FAILED, ChunkStatus.PROCESSING):
-        chunk = execute_one(conn, _FAIL, id=chunk_id, old=old.value, error=error, attempt=attempt, dispatch=dispatch)
+        chunk = execute_one(
+            conn,
+            _FAIL,
+            id=chunk_id,
+            old=old.value,
+            error=error,
+            attempt=attempt,
+            dispatch=dispatch,
+            lapsed=int(lapsed),
+        )
         if chunk is not None:
             job = _moved(move(conn, chunk, old=old, new=ChunkStatus.FAILED, intact=False))
             history.record(
@@ -220,7 +232,7 @@ UPDATE document_ocr_chunks SET status = 'pending', leased_until = {now} + :due, 
     dispatches = dispatches + :resend, tries = tries + :tries,
     task_id = :task_id, started_at = NULL, progressed_at = NULL
 WHERE id = :id AND status = :old AND dispatches = :dispatch
-  AND (CAST(:attempt AS INTEGER) IS NULL OR attempt = :attempt)
+  AND (CAST(:attempt AS INTEGER) IS NULL OR attempt = :attempt) AND (:lapsed = 0 OR leased_until < {now})
 RETURNING *
 """
 
@@ -235,12 +247,14 @@ def release(
     reason: str,
     attempt: int | None = None,
     resend: bool,
+    lapsed: bool = False,
 ) -> Change | None:
     """Send an unfinished chunk back to the queue; it should be started again within ``due`` seconds.
 
     :param dispatch: the dispatch that is given up; a chunk that was sent again meanwhile is left alone.
     :param resend: True where the caller publishes a new message under ``task_id``; False where Celery does
         (its own retry keeps the task id).
+    :param lapsed: only where its lease, or the time until when it should have been started, is over.
     """
     for old in (ChunkStatus.PROCESSING, ChunkStatus.PENDING):
         chunk = execute_one(
@@ -254,6 +268,7 @@ def release(
             due=due,
             reason=reason,
             resend=int(resend),
+            lapsed=int(lapsed),
             # A try was counted at the start; one that its own task repeats does not count, one that never began does.
             tries=-1 if not resend else int(old is ChunkStatus.PENDING),
         )

@@ -163,6 +163,40 @@ def test_the_database_away_while_a_chunk_finishes(
     direct.close()
 
 
+def test_a_result_that_cannot_be_stored_is_not_the_chunks_failure(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """Celery calls it a failure of the task; the chunk did its work, and runs again rather than be missing."""
+    proxy = fault_proxy(redis_url)
+    direct = Bench(dict(environment(redis_url, sqlite_url)), tmp_path)
+    job = direct.chord([direct.work(n, pages=5, seconds=1.5) for n in range(2)]).apply_async()
+    through = environment(proxy.url(redis_url), sqlite_url)
+    running = worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().chunks.processing == 2, 20)
+    proxy.down()
+    running.wait_for_log("Exception raised outside body")
+    proxy.up()
+    direct.assert_healed(job, total=2)
+    direct.close()
+
+
+def test_the_database_away_when_the_merge_would_begin(
+    redis_url: str, postgres_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """A body that can not be claimed now has not failed; it is sent again."""
+    proxy = fault_proxy(postgres_url)
+    direct = Bench(dict(environment(redis_url, postgres_url)), tmp_path)
+    job = direct.chord([direct.work(0, pages=5, seconds=1)]).apply_async()
+    through = {**direct.env, "PROGRESS_DATABASE_URL": proxy.url(postgres_url)}
+    running = worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().chunks.processing == 1, 20)
+    proxy.down()
+    running.wait_for_log("body_not_claimed")
+    proxy.up()
+    direct.assert_healed(job, total=1)
+    direct.close()
+
+
 def test_nothing_waits_for_a_free_worker_to_be_told_or_healed(sqlite_chords: Bench, worker: Workers) -> None:
     """The tick runs in beat: behind a queue full of long chunks it would come when there is nothing left to heal."""
     header = [sqlite_chords.work(n, pages=2, seconds=6) for n in range(4)]

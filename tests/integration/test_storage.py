@@ -86,7 +86,7 @@ class Rows:
             lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
         )
 
-    def lose(self, job_id: str, index: int, *, dispatch: int = 1) -> chunks.Change | None:
+    def lose(self, job_id: str, index: int, *, dispatch: int = 1, lapsed: bool = False) -> chunks.Change | None:
         return self.database.write(
             lambda conn: chunks.release(
                 conn,
@@ -96,6 +96,7 @@ class Rows:
                 due=LEASE,
                 reason="lost",
                 resend=True,
+                lapsed=lapsed,
             )
         )
 
@@ -224,6 +225,16 @@ def test_pages_once_shown_are_not_taken_back(rows: Rows) -> None:
     assert rows.jobs.snapshot(job_id).pages_done == 10
     rows.progress(job_id, 0, attempt=2, done=12)
     assert rows.jobs.snapshot(job_id).pages_done == 12
+
+
+def test_a_chunk_that_gave_a_sign_of_life_meanwhile_is_not_lost(rows: Rows) -> None:
+    """Between the reconciler's look and its change a late heartbeat renewed the lease, or a worker took the message."""
+    job_id = rows.create(2)
+    rows.start(job_id, 0)
+    assert rows.lose(job_id, 0, lapsed=True) is None
+    assert rows.fail(job_id, 0, lapsed=True) is None
+    rows.start(job_id, 1, lease=-1.0)
+    assert rows.lose(job_id, 1, lapsed=True) is not None
 
 
 def test_a_message_that_was_sent_again_is_not_lost_again(rows: Rows) -> None:
