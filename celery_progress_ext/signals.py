@@ -16,6 +16,7 @@ import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
 from celery_progress_ext.guard import Superseded
@@ -173,9 +174,14 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
     attempt = work.attempt if work else None
     if work is None and _succeeded(tracking, task, task_id):
         return
-    # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
-    # nobody is at work on it. What MainProcess tells of the task itself comes so too, as one of two types.
-    own = work is not None or isinstance(exception, (TimeLimitExceeded, Reject))
+    if isinstance(exception, Reject):
+        # Task.retry rejects its message where it could not publish the next one; else the task rejected it itself.
+        exception = exception.reason if isinstance(exception.reason, BaseException) else exception
+        own = not isinstance(exception, OperationalError)
+    else:
+        # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
+        # nobody is at work on it. A hard limit, which MainProcess tells, comes so too.
+        own = work is not None or isinstance(exception, TimeLimitExceeded)
     if own and task.chunk_index is not None:
         tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
     elif own:

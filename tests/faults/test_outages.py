@@ -6,6 +6,7 @@ effect once, and counters that equal the rows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ import pytest
 import redis
 
 from celery_progress_ext import JobStatus
-from tasks.servers import RedisServer
+from celery_progress_ext.storage.engine import Database, execute
+from tasks.servers import PostgresServer, RedisServer, ServerFailed
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
 from tests.support.faultproxy import FaultProxy
@@ -178,6 +180,44 @@ def test_a_result_that_cannot_be_stored_is_not_the_chunks_failure(
     proxy.up()
     direct.assert_healed(job, total=2)
     direct.close()
+
+
+def test_a_retry_that_cannot_be_published_is_not_the_chunks_failure(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """`Task.retry` rejects its message when the broker is away; the chunk is sent again."""
+    proxy = fault_proxy(redis_url)
+    direct = Bench(dict(environment(redis_url, sqlite_url)), tmp_path)
+    chunk = direct.work(1, pages=5, seconds=1.5, do="retry", once=direct.once())
+    job = direct.chord([direct.work(0), chunk]).apply_async()
+    through = environment(proxy.url(redis_url), sqlite_url)
+    running = worker("tests.support.chord_app", env=through, args=["-B", "--schedule", str(tmp_path / "beat")])
+    wait_for(lambda: job.snapshot().pages_done >= 2, 20)
+    proxy.down()
+    running.wait_for_log("reject requeue=False")
+    proxy.up()
+    direct.assert_healed(job, total=2)
+    direct.close()
+
+
+def test_what_was_told_survives_kill_9_of_postgresql() -> None:
+    """A version that readers have seen is not taken back; a job that was given an id is there."""
+    with PostgresServer() as server:
+        database = Database(server.url)
+        with database.engine.begin() as conn:
+            conn.exec_driver_sql("CREATE TABLE told (version INTEGER)")
+        for version in range(5):
+            database.write(lambda conn, version=version: execute(conn, "INSERT INTO told VALUES (:v)", v=version))
+        server.kill()
+        wait_for(lambda: _starts(server), 20)
+        assert [row["version"] for row in database.rows("SELECT version FROM told ORDER BY version")] == [0, 1, 2, 3, 4]
+        database.dispose()
+
+
+def _starts(server: PostgresServer) -> bool:
+    with contextlib.suppress(ServerFailed):  # the killed one's processes may still be ending
+        server.start()
+    return server.answers()
 
 
 def test_the_database_away_when_the_merge_would_begin(

@@ -52,7 +52,8 @@ class Stage:
         self._sqlite = folder / "progress.db"
         self._ways: dict[str, dict[str, FaultProxy]] = {"redis": {}, "database": {}}
         self._processes: dict[str, TestProcess] = {}
-        self._struck: dict[str, float] = {}
+        #: The deed that each actor is under now, and since when.
+        self._struck: dict[str, tuple[Step, float]] = {}
         self._lock: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
@@ -158,7 +159,10 @@ class Stage:
         return cast
 
     def _do(self, step: Step) -> bool:
-        self._struck[step.actor] = time.monotonic()
+        """Strike; False where the one before is not undone yet."""
+        if step.actor in self._struck:
+            return False
+        self._struck[step.actor] = step, time.monotonic()
         if step.deed in ("cut", "stall"):
             for way in self._ways_of(step):
                 way.down() if step.deed == "cut" else way.stall()
@@ -177,6 +181,8 @@ class Stage:
 
     def _undo(self, step: Step) -> bool:
         """Put back what :meth:`_do` did; False where it has to be asked again."""
+        if self._struck.get(step.actor, (None,))[0] is not step:
+            return False
         if step.deed in ("cut", "stall"):
             for way in self._ways_of(step):
                 way.up()
@@ -218,7 +224,7 @@ class Stage:
             case "kill":
                 process.start(wait=False)
             case "stop" | "quit":
-                if process.alive and time.monotonic() - self._struck[step.actor] < GRACE + step.hold:
+                if process.alive and time.monotonic() - self._struck[step.actor][1] < GRACE + step.hold:
                     return False
                 if process.alive:
                     self.notes.append(f"{step.actor} did not end within {GRACE:g} s of {step.deed}: killed")
