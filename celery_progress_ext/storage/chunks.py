@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
+from celery_progress_ext.history import EventType
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.counters import Pacing, move
 from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one
-from celery_progress_ext.storage.history import EventType
 
 #: Results larger than this stay in the result backend alone.
 RESULT_LIMIT = 16_384

@@ -16,6 +16,7 @@ import redis
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.ids import TaskId
 from tasks.servers import RedisServer
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
@@ -112,6 +113,26 @@ def test_f06_a_body_delivered_twice_takes_effect_once(sqlite_chords: Bench, work
     late = sqlite_chords.app.signature("add", args=(1,)).apply_async()
     assert late.get(timeout=10) == 1
     assert len(sqlite_chords.effects()) == 1
+
+
+def test_the_merge_of_a_retry_runs_however_long_it_waits(sqlite_chords: Bench, worker: Workers) -> None:
+    """The result backend still knows that the merge of the run before succeeded; it has nothing of this run."""
+    job = sqlite_chords.chord(
+        [sqlite_chords.work(0), sqlite_chords.work(1, do="fail", once=sqlite_chords.once())]
+    ).apply_async()
+    running = sqlite_chords.start_worker(worker)
+    assert follow(job)[-1].status is JobStatus.PARTIAL
+    running.kill()
+    job.retry_failed()
+    sqlite_chords.progress.recorder.chunk_succeeded(TaskId(job.id, 1, 2), result=1)
+    with sqlite_chords.progress.database.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE processing_jobs SET body_due_at = 1")  # the merge waited for more than a lease
+    sqlite_chords.progress.reconciler.tick()
+    assert job.snapshot().status is JobStatus.PROCESSING
+    running.start()
+    assert follow(job)[-1].status is JobStatus.COMPLETED
+    assert [line.split(" ", 1)[1] for line in sqlite_chords.effects()] == ["[0]", "[0, 1]"]
+    assert sqlite_chords.progress.audit() == []
 
 
 def test_f15_a_chord_that_was_never_published_is_published(sqlite_chords: Bench, worker: Workers) -> None:
