@@ -18,11 +18,15 @@ LEASE = 30.0
 
 
 class Rows:
-    """A migrated database and shorthands for what the recorder does with it."""
+    """A migrated database and shorthands for what the recorder does with it.
 
-    def __init__(self, url: str) -> None:
+    :param migrated: False leaves the tables as they are.
+    """
+
+    def __init__(self, url: str, *, migrated: bool = True) -> None:
         self.database = Database(url)
-        migrate(self.database)
+        if migrated:
+            migrate(self.database)
         self.snapshots = Snapshots(self.database, Settings())
         self.jobs = JobTrackingService(self.database, self.snapshots)
         self.chunks = OCRChunkService(self.database, self.snapshots)
