@@ -71,6 +71,15 @@ TERMINAL_EVENTS = frozenset(EVENT_NAMES[status] for status in TERMINAL)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForgottenJob:
+    """A job that retention has removed."""
+
+    job_id: str
+    matter_id: str
+    document_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChunkFailure:
     """A failed chunk, for a person. ``unit`` is what the range counts, pages unless the job says otherwise."""
 

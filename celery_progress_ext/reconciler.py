@@ -16,9 +16,10 @@ from celery_progress_ext.check import Check
 from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
 from celery_progress_ext.exceptions import DatabaseNotMigrated
 from celery_progress_ext.ids import TaskId
+from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
-from celery_progress_ext.signals import describe
+from celery_progress_ext.signals import describe, jobs_forgotten
 from celery_progress_ext.storage import due
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
@@ -105,8 +106,15 @@ class Reconciler:
         return checked.jobs
 
     def forget(self) -> int:
-        """Delete what retention no longer keeps."""
-        return due.forget(self._runtime.database, days=self._runtime.settings.retention_days)
+        """Delete what retention no longer keeps, and tell who listens: what was made of it may go too."""
+        gone: list[ForgottenJob] = []
+        try:
+            gone.extend(due.forget(self._runtime.database, days=self._runtime.settings.retention_days))
+        finally:
+            if gone:
+                # Celery's `send` logs what a receiver raises, and goes on.
+                jobs_forgotten.send(sender=self._dispatch.app, jobs=tuple(gone))
+        return len(gone)
 
     def _heal_lapsed(self, row: Row) -> None:
         task = _task(row)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
+from celery.utils.dispatch import Signal
 
 from celery_progress_ext import ids
 from celery_progress_ext.guard import Superseded
@@ -23,6 +24,10 @@ from celery_progress_ext.ids import TaskId
 from celery_progress_ext.recorder import Recorder
 
 logger = structlog.get_logger(__name__)
+
+#: Retention removed jobs: ``receiver(sender=app, jobs=(ForgottenJob, …), **_)``, after the commit, where the tick runs.
+#: What a receiver raises is logged. It is told once: what a process that dies leaves undone, nobody does.
+jobs_forgotten = Signal(name="jobs_forgotten", providing_args={"jobs"})
 
 #: How much longer than its countdown a retried task may wait in the queue before it counts as lost, in leases.
 _RETRY_LEASES = 2

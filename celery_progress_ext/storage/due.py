@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from celery_progress_ext.storage.engine import Database, Row, execute
+from sqlalchemy.engine import Connection
+
+from celery_progress_ext.jobs import ForgottenJob
+from celery_progress_ext.storage.engine import Database, Row, execute, execute_one
 from celery_progress_ext.storage.schema import UNAUDITED
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
+#: Rows that one tick deletes, about.
+FORGET_ROWS = 50_000
 
 
 def lapsed_chunks(database: Database) -> list[Row]:
@@ -97,17 +104,32 @@ def audited(database: Database, job_id: str, *, version: int) -> bool:
     return database.write(write) or False
 
 
-def forget(database: Database, *, days: float) -> int:
-    """Delete jobs that ended longer ago, with their chunks and events; how many."""
+_FORGETTABLE = """
+SELECT id, total_chunks + version AS weight FROM processing_jobs WHERE finished_at < {now} - :seconds
+ORDER BY finished_at LIMIT :batch
+"""
+# The age once more: a job that is retried meanwhile stays.
+_FORGET = """
+DELETE FROM processing_jobs WHERE id = :id AND finished_at < {now} - :seconds RETURNING id, matter_id, document_id
+"""
 
-    def write(conn: Any) -> int:
-        found = execute(
-            conn,
-            """DELETE FROM processing_jobs WHERE id IN (
-                 SELECT id FROM processing_jobs WHERE finished_at < {now} - :seconds ORDER BY finished_at LIMIT 100)
-               RETURNING id""",
-            seconds=days * 86400.0,
-        )
-        return len(found)
 
-    return database.write(write) or 0
+def forget(database: Database, *, days: float) -> Iterator[ForgottenJob]:
+    """Delete jobs that ended longer ago, with their chunks and events; each is gone, committed, when it is given.
+
+    One at a time, until ``FORGET_ROWS`` rows went with them: a transaction that deletes a million rows would keep every
+    writer of an SQLite database waiting.
+    """
+    seconds, left = days * 86400.0, FORGET_ROWS
+    for row in database.rows(_FORGETTABLE, seconds=seconds, batch=BATCH):
+        found = database.write(partial(_forget, job_id=row["id"], seconds=seconds))
+        if found is not None:
+            yield ForgottenJob(job_id=found["id"], matter_id=found["matter_id"], document_id=found["document_id"])
+        # There are at most as many events as versions.
+        left -= row["weight"]
+        if left <= 0:
+            return
+
+
+def _forget(conn: Connection, job_id: str, seconds: float) -> Row | None:
+    return execute_one(conn, _FORGET, id=job_id, seconds=seconds)

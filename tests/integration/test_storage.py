@@ -288,7 +288,8 @@ def test_retention_forgets_a_job_with_its_chunks_and_events(rows: Rows) -> None:
     rows.end(new)
     with rows.database.engine.begin() as conn:
         conn.exec_driver_sql(f"UPDATE processing_jobs SET finished_at = 1 WHERE id = '{old}'")
-    assert due.forget(rows.database, days=30) == 1
+    [gone] = due.forget(rows.database, days=30)
+    assert (gone.job_id, gone.matter_id, gone.document_id) == (old, "m", "d")
     with pytest.raises(JobNotFound):
         rows.jobs.snapshot(old)
     assert rows.jobs.history(old) == []
