@@ -4,7 +4,8 @@ from celery_progress_ext.canvas import tracked_chord
 from celery_progress_ext.chunks import ChunkProgress, ChunkStatus, format_chunk_failure_message
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.extension import CeleryProgress
-from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.jobs import ForgottenJob, JobSnapshot, JobStatus
+from celery_progress_ext.signals import jobs_forgotten
 from celery_progress_ext.stages import PIPELINE_STAGES
 from celery_progress_ext.storage import JobTrackingService, OCRChunkService
 from celery_progress_ext.tracker import ChunkProgressTracker, broadcast_job_progress
@@ -15,6 +16,7 @@ __all__ = [
     "ChunkProgress",
     "ChunkProgressTracker",
     "ChunkStatus",
+    "ForgottenJob",
     "JobSnapshot",
     "JobStatus",
     "JobTrackingService",
@@ -22,5 +24,6 @@ __all__ = [
     "ProgressError",
     "broadcast_job_progress",
     "format_chunk_failure_message",
+    "jobs_forgotten",
     "tracked_chord",
 ]

@@ -117,16 +117,15 @@ def cancel(extension: CeleryProgress, job_id: str) -> None:
     click.echo(_line(extension.cancel(job_id)))
 
 
-@_command()
-def audit(extension: CeleryProgress) -> None:
-    """Recount every job from its chunks; exit 3 where a counter has drifted."""
-    drifts = extension.audit()
+@_command(click.argument("job_id", metavar="[JOB]", required=False))
+def audit(extension: CeleryProgress, job_id: str | None) -> None:
+    """Recount every job, or JOB, from its chunks and its history; exit 3 where something differs."""
+    drifts = extension.audit(job_id)
     for drift in drifts:
-        for column, (counter, counted) in drift.columns.items():
-            click.echo(f"{drift.job_id}: {column} is {counter}, the chunk rows say {counted}")
+        click.echo(f"{drift}; {drift.advice}")
     if drifts:
         click.get_current_context().exit(EXIT_DRIFT)
-    click.echo("Every counter equals its chunk rows.")
+    click.echo("Every counter equals its chunk rows, and every row its history.")
 
 
 def _line(snapshot: JobSnapshot) -> str:

@@ -35,6 +35,11 @@ class Dispatch:
         self._app = app
         self._database = database
 
+    @property
+    def app(self) -> Celery:
+        """The Celery app."""
+        return self._app
+
     def chunk(self, chunk: Row) -> None:
         """Publish a chunk under the task id that its row carries."""
         signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)

@@ -25,7 +25,7 @@ from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.reporting import Reporter
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
-from celery_progress_ext.storage.due import Drift, audit
+from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.migrate import migrate
 from celery_progress_ext.ticker import Ticker, task_class
 
@@ -197,9 +197,12 @@ class CeleryProgress:
         """Make or upgrade the tables; the revision they are at then."""
         return migrate(self.database)
 
-    def audit(self) -> list[Drift]:
-        """Recount every job from its chunk rows; the jobs whose counters differ."""
-        return audit(self.database)
+    def audit(self, job_id: str | None = None) -> list[Drift]:
+        """Recount one job, or every job, from its chunk rows and its history; what differs, nothing where all is true.
+
+        :raises JobNotFound: when ``job_id`` is given and there is no such job.
+        """
+        return audit(self.database, job_id)
 
     def _on_finalized(self, sender: Celery, **_: Any) -> None:
         guard.install(sender, receivers.check)

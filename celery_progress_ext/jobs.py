@@ -48,6 +48,14 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 #: From where a person may retry. A COMPLETED job has nothing left to do.
 RETRYABLE = JOB_TRANSITIONS[JobStatus.PROCESSING] - ACTIVE
 
+#: What a caller who tracks a job by hand may make of it: everything but a retry, which sends chunks again.
+BY_HAND: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+    {
+        status: since - RETRYABLE if status is JobStatus.PROCESSING else since
+        for status, since in JOB_TRANSITIONS.items()
+    }
+)
+
 #: The SSE event that a snapshot of this status goes out as.
 EVENT_NAMES: Mapping[JobStatus, str] = MappingProxyType(
     {
@@ -60,6 +68,15 @@ EVENT_NAMES: Mapping[JobStatus, str] = MappingProxyType(
     }
 )
 TERMINAL_EVENTS = frozenset(EVENT_NAMES[status] for status in TERMINAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgottenJob:
+    """A job that retention has removed."""
+
+    job_id: str
+    matter_id: str
+    document_id: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,14 @@ from typing import Any
 import structlog
 
 from celery_progress_ext import ids
+from celery_progress_ext.check import Check
 from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
+from celery_progress_ext.exceptions import DatabaseNotMigrated
 from celery_progress_ext.ids import TaskId
+from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
-from celery_progress_ext.signals import describe
+from celery_progress_ext.signals import describe, jobs_forgotten
 from celery_progress_ext.storage import due
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
@@ -35,17 +38,23 @@ class Reconciler:
         self._runtime = runtime
         self._recorder = recorder
         self._dispatch = dispatch
+        self._check = Check(runtime.database)
+        #: Steps that wait for a migration, which is told once.
+        self._waiting: set[str] = set()
+        self._drifted = 0
 
     def tick(self) -> dict[str, int]:
-        """Run every step, each even where another fails; how many rows each looked at."""
+        """Run every step, each even where another fails; how many rows each looked at, and jobs found drifted."""
         steps: tuple[Callable[[], int], ...] = (
             self.heal_lapsed,
             self.heal_overdue,
             self.heal_settled,
             self.beat,
+            self.check,
             self.forget,
         )
-        return {step.__name__: self._run(step) for step in steps}
+        self._drifted = 0
+        return {**{step.__name__: self._run(step) for step in steps}, "drifted": self._drifted}
 
     def heal_lapsed(self) -> int:
         """A chunk whose worker is silent: record what it achieved, or send it again."""
@@ -91,9 +100,22 @@ class Reconciler:
             count, after = count + len(rows), rows[-1]["id"]
         return count
 
+    def check(self) -> int:
+        """Audit jobs that ended, and some that run."""
+        checked = self._check.run()
+        self._drifted = checked.drifted
+        return checked.jobs
+
     def forget(self) -> int:
-        """Delete what retention no longer keeps."""
-        return due.forget(self._runtime.database, days=self._runtime.settings.retention_days)
+        """Delete what retention no longer keeps, and tell who listens: what was made of it may go too."""
+        gone: list[ForgottenJob] = []
+        try:
+            gone.extend(due.forget(self._runtime.database, days=self._runtime.settings.retention_days))
+        finally:
+            if gone:
+                # Celery's `send` logs what a receiver raises, and goes on.
+                jobs_forgotten.send(sender=self._dispatch.app, jobs=tuple(gone))
+        return len(gone)
 
     def _heal_lapsed(self, row: Row) -> None:
         outcome = self._dispatch.outcome(row["task_id"])
@@ -135,7 +157,15 @@ class Reconciler:
 
     def _run(self, step: Callable[[], int]) -> int:
         try:
-            return step()
+            count = step()
+            self._waiting.discard(step.__name__)
+            return count
+        except DatabaseNotMigrated as error:
+            # New code before its migration: the other steps do not need the new column.
+            if step.__name__ not in self._waiting:
+                self._waiting.add(step.__name__)
+                logger.warning("reconciler_step_waits", step=step.__name__, advice=str(error))
+            return 0
         except Exception as error:
             logger.warning("reconciler_step_failed", step=step.__name__, error=f"{type(error).__name__}: {error}")
             return 0

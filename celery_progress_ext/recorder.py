@@ -275,7 +275,8 @@ class Recorder:
     def stored_body_success(self, job_id: str, task_id: str) -> bool:
         """Record the success that the result backend has of the body's task; whether it has one."""
         row = self._body(job_id)
-        if row is None or not row["body_attempt"] or row["body_task_id"] != task_id:
+        # Only a merge that this run began: the body of the run before it, in a PARTIAL job, succeeded too.
+        if row is None or row["merge_started_at"] is None or row["body_task_id"] != task_id:
             return False
         state, _ = self._dispatch.outcome(task_id)
         if state == SUCCESS:
@@ -322,7 +323,9 @@ class Recorder:
 
     def _body(self, job_id: str) -> Row | None:
         return self._runtime.database.row(
-            "SELECT body_task_id, body_attempt, body_leased_until FROM processing_jobs WHERE id = :id", id=job_id
+            """SELECT body_task_id, body_attempt, body_leased_until, merge_started_at FROM processing_jobs
+               WHERE id = :id""",
+            id=job_id,
         )
 
     # -- shared

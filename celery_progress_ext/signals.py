@@ -16,6 +16,7 @@ import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
 from celery.exceptions import Reject
+from celery.utils.dispatch import Signal
 from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
@@ -25,6 +26,10 @@ from celery_progress_ext.ids import TaskId
 from celery_progress_ext.recorder import Recorder
 
 logger = structlog.get_logger(__name__)
+
+#: Retention removed jobs: ``receiver(sender=app, jobs=(ForgottenJob, …), **_)``, after the commit, where the tick runs.
+#: What a receiver raises is logged. It is told once: what a process that dies leaves undone, nobody does.
+jobs_forgotten = Signal(name="jobs_forgotten", providing_args={"jobs"})
 
 #: How much longer than its countdown a retried task may wait in the queue before it counts as lost, in leases.
 _RETRY_LEASES = 2

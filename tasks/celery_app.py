@@ -6,6 +6,7 @@ import structlog
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress
+from tasks import retention
 from tasks.limits import chunk_time_limits
 from tasks.settings import ServiceSettings
 
@@ -54,3 +55,4 @@ structlog.configure(
 )
 
 progress = CeleryProgress(app)
+retention.connect(app, progress, settings.documents_url)

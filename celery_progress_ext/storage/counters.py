@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.eta import Pace
 from celery_progress_ext.stages import Stage, StageName, stage
 from celery_progress_ext.storage.engine import Row, execute_one
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pacing:
-    """What a finished chunk adds to the job's pace: its pages, seconds and the logarithm of their ratio."""
-
-    chunks: int = 0
-    pages: int = 0
-    seconds: float = 0.0
-    log: float = 0.0
-
-
-_NO_PACING = Pacing()
+#: What a change adds to the job's pace that is no finished chunk, or one whose time is not known.
+_NO_PACE = Pace()
 
 #: JSON of the story's ``metadata["chunk_processing"]``, set in place so that the rest of the metadata stays.
 _CHUNK_PROCESSING = {
@@ -65,8 +54,8 @@ UPDATE processing_jobs SET
     pace_chunks = pace_chunks + :pace_chunks,
     pace_pages = pace_pages + :pace_pages,
     pace_seconds = pace_seconds + :pace_seconds,
-    pace_sum_log = pace_sum_log + :pace_log,
-    pace_sum_log_sq = pace_sum_log_sq + :pace_log * :pace_log,
+    pace_sum_log = pace_sum_log + :pace_sum_log,
+    pace_sum_log_sq = pace_sum_log_sq + :pace_sum_log_sq,
     started_at = COALESCE(started_at, {{now}}),
     updated_at = {{now}},
     version = version + 1
@@ -92,7 +81,7 @@ def move(
     pages: int = 0,
     intact: bool = True,
     grace: float = 0.0,
-    pacing: Pacing = _NO_PACING,
+    pace: Pace = _NO_PACE,
 ) -> Row | None:
     """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done.
 
@@ -112,9 +101,10 @@ def move(
         pages=pages,
         intact=intact,
         grace=grace,
-        pace_chunks=pacing.chunks,
-        pace_pages=pacing.pages,
-        pace_seconds=pacing.seconds,
-        pace_log=pacing.log,
+        pace_chunks=pace.chunks,
+        pace_pages=pace.pages,
+        pace_seconds=pace.seconds,
+        pace_sum_log=pace.sum_log,
+        pace_sum_log_sq=pace.sum_log_sq,
         **deltas,
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from celery_progress_ext.storage.engine import Database, Row, execute
+from sqlalchemy.engine import Connection
+
+from celery_progress_ext.jobs import ForgottenJob
+from celery_progress_ext.storage.engine import Database, Row, execute, execute_one
+from celery_progress_ext.storage.schema import UNAUDITED
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
+#: Rows that one tick deletes, about.
+FORGET_ROWS = 50_000
 
 
 def lapsed_chunks(database: Database) -> list[Row]:
@@ -69,60 +76,60 @@ def running_jobs(database: Database, *, after: str, limit: int) -> list[Row]:
     )
 
 
-def forget(database: Database, *, days: float) -> int:
-    """Delete jobs that ended longer ago, with their chunks and events; how many."""
+_UNAUDITED = f"SELECT * FROM processing_jobs WHERE {UNAUDITED} ORDER BY finished_at LIMIT :limit"
 
-    def write(conn: Any) -> int:
-        found = execute(
-            conn,
-            """DELETE FROM processing_jobs WHERE id IN (
-                 SELECT id FROM processing_jobs WHERE finished_at < {now} - :seconds ORDER BY finished_at LIMIT 100)
-               RETURNING id""",
-            seconds=days * 86400.0,
+
+def unaudited_jobs(database: Database, *, limit: int) -> list[Row]:
+    """Jobs that ended, or ended again after a retry, since they were audited.
+
+    :raises DatabaseNotMigrated: before revision 0002.
+    """
+    return database.rows(_UNAUDITED, limit=limit)
+
+
+def audited(database: Database, job_id: str, *, version: int) -> bool:
+    """Note that a job was audited at this version; False where that was noted before, here or by another beat."""
+
+    def write(conn: Any) -> bool:
+        return bool(
+            execute(
+                conn,
+                """UPDATE processing_jobs SET audited_version = :version
+                   WHERE id = :id AND COALESCE(audited_version, 0) < :version RETURNING id""",
+                id=job_id,
+                version=version,
+            )
         )
-        return len(found)
 
-    return database.write(write) or 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """A job whose counters differ from its rows: column → (counter, recounted)."""
-
-    job_id: str
-    columns: dict[str, tuple[int, int]]
+    return database.write(write) or False
 
 
-_RECOUNT = """
-SELECT j.id, j.total_chunks, j.pending_chunks, j.processing_chunks, j.completed_chunks, j.failed_chunks, j.pages_done,
-       COUNT(c.id) AS total,
-       COALESCE(SUM(CASE WHEN c.status = 'pending' THEN 1 ELSE 0 END), 0) AS pending,
-       COALESCE(SUM(CASE WHEN c.status = 'processing' THEN 1 ELSE 0 END), 0) AS processing,
-       COALESCE(SUM(CASE WHEN c.status = 'completed' THEN 1 ELSE 0 END), 0) AS completed,
-       COALESCE(SUM(CASE WHEN c.status = 'failed' THEN 1 ELSE 0 END), 0) AS failed,
-       COALESCE(SUM(c.pages_done), 0) AS pages
-FROM processing_jobs j LEFT JOIN document_ocr_chunks c ON c.job_id = j.id
-GROUP BY j.id
+_FORGETTABLE = """
+SELECT id, total_chunks + version AS weight FROM processing_jobs WHERE finished_at < {now} - :seconds
+ORDER BY finished_at LIMIT :batch
 """
-_PAIRS = {
-    "total_chunks": "total",
-    "pending_chunks": "pending",
-    "processing_chunks": "processing",
-    "completed_chunks": "completed",
-    "failed_chunks": "failed",
-    "pages_done": "pages",
-}
+# The age once more: a job that is retried meanwhile stays.
+_FORGET = """
+DELETE FROM processing_jobs WHERE id = :id AND finished_at < {now} - :seconds RETURNING id, matter_id, document_id
+"""
 
 
-def audit(database: Database) -> list[Drift]:
-    """Recount every job from its chunk rows; the jobs whose counters differ."""
-    found = []
-    for row in database.rows(_RECOUNT):
-        columns = {
-            name: (int(row[name]), int(row[counted]))
-            for name, counted in _PAIRS.items()
-            if int(row[name]) != int(row[counted])
-        }
-        if columns:
-            found.append(Drift(job_id=row["id"], columns=columns))
-    return found
+def forget(database: Database, *, days: float) -> Iterator[ForgottenJob]:
+    """Delete jobs that ended longer ago, with their chunks and events; each is gone, committed, when it is given.
+
+    One at a time, until ``FORGET_ROWS`` rows went with them: a transaction that deletes a million rows would keep every
+    writer of an SQLite database waiting.
+    """
+    seconds, left = days * 86400.0, FORGET_ROWS
+    for row in database.rows(_FORGETTABLE, seconds=seconds, batch=BATCH):
+        found = database.write(partial(_forget, job_id=row["id"], seconds=seconds))
+        if found is not None:
+            yield ForgottenJob(job_id=found["id"], matter_id=found["matter_id"], document_id=found["document_id"])
+        # There are at most as many events as versions.
+        left -= row["weight"]
+        if left <= 0:
+            return
+
+
+def _forget(conn: Connection, job_id: str, seconds: float) -> Row | None:
+    return execute_one(conn, _FORGET, id=job_id, seconds=seconds)

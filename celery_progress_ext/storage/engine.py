@@ -27,6 +27,11 @@ _NOW = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
 }
+#: Options of a connection whose transaction sees one moment. SQLite's does by itself, in WAL mode.
+_ONE_MOMENT: dict[str, dict[str, Any]] = {
+    "sqlite": {"cpx_read_only": True},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
 #: PostgreSQL codes of an error that goes away when the transaction runs again: serialization failure, deadlock.
 _RETRY_CODES = frozenset({"40001", "40P01"})
 _WRITE_TRIES = 4
@@ -89,6 +94,23 @@ class Database:
                 if tries == _WRITE_TRIES - 1 or not self._worth_another_try(error):
                     raise _not_migrated(error) or error from None
                 time.sleep(0.01 * 2**tries)
+        raise AssertionError("unreachable")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work(conn)``, all of whose queries see the database as it was at one moment; it takes no write lock.
+
+        It runs again on a new connection where the old one broke.
+
+        :raises DatabaseNotMigrated: when the tables are missing or old.
+        """
+        for tries in range(2):
+            try:
+                # Begun explicitly: `execute` goes past SQLAlchemy, which would begin at its own first statement.
+                with self.engine.connect().execution_options(**_ONE_MOMENT[self.dialect]) as conn, conn.begin():
+                    return work(conn)
+            except self._errors as error:
+                if tries or not self._worth_another_try(error):
+                    raise _not_migrated(error) or error from None
         raise AssertionError("unreachable")
 
     def rows(self, query: str, /, **params: Any) -> list[Row]:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.engine import Database, Row, execute
-
-
-class EventType(StrEnum):
-    """What can happen. The names are the same in the log."""
-
-    JOB_CREATED = "job_created"
-    CHUNK_STARTED = "chunk_started"
-    CHUNK_COMPLETED = "chunk_completed"
-    CHUNK_FAILED = "chunk_failed"
-    CHUNK_RETRYING = "chunk_retrying"
-    CHUNK_REDISPATCHED = "chunk_redispatched"
-    BODY_DISPATCHED = "body_dispatched"
-    MERGE_STARTED = "merge_started"
-    STATUS_UPDATED = "status_updated"
-    JOB_COMPLETED = "job_completed"
-    JOB_PARTIAL = "job_partial"
-    JOB_FAILED = "job_failed"
-    JOB_CANCELLED = "job_cancelled"
-    JOB_RETRIED = "job_retried"
-
 
 _INSERT = """
 INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, message, eta_finish_at)

@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.jobs import JOB_TRANSITIONS, RETRYABLE, JobStatus
+from celery_progress_ext.history import EventType
+from celery_progress_ext.jobs import BY_HAND, JOB_TRANSITIONS, RETRYABLE, JobStatus
 from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlier
 from celery_progress_ext.stages import stage as stage_row
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.counters import message_sql
 from celery_progress_ext.storage.engine import Row, Stale, execute, execute_many, execute_one
-from celery_progress_ext.storage.history import EventType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ UPDATE processing_jobs SET status = 'PROCESSING', stage_name = '{StageName.CHUNK
     stage = {message_sql(stage_row(StageName.CHUNK_PROCESSING), completed="completed_chunks", total="total_chunks")},
     error = NULL, finished_at = NULL, merge_started_at = NULL, merge_pages_done = 0,
     pending_chunks = pending_chunks + failed_chunks, failed_chunks = 0,
-    body_tries = 0, body_leased_until = NULL,
+    body_attempt = body_attempt + 1, body_tries = 0, body_leased_until = NULL,
     body_due_at = CASE WHEN completed_chunks = total_chunks THEN {{now}} ELSE NULL END,
     run = run + 1, updated_at = {{now}}, version = version + 1
 WHERE id = :id AND status IN ({_statuses(RETRYABLE)})
@@ -178,6 +178,8 @@ RETURNING *, {{now}} AS now
 
 def reopen(conn: Connection, job_id: str, *, due: float) -> Row:
     """Begin a new run of what did not finish. The caller sends its chunks; each should be started in ``due`` seconds.
+
+    It takes a body attempt of its own, so that what a merge of the run before still says is out of date.
 
     :raises Stale: where the job may not be retried, as for the second of two people who press retry.
     """
@@ -218,7 +220,7 @@ def update_status(
     """
     for _ in range(_UPDATE_TRIES):
         row = execute_one(conn, _BY_ID, id=job_id)
-        if row is None or JobStatus(row["status"]) not in _may_become(status):
+        if row is None or JobStatus(row["status"]) not in BY_HAND[status]:
             return None
         merged = {**as_json(row["metadata"]), **(metadata or {})}
         name = _stage_name(stage, row["stage_name"])
@@ -241,10 +243,6 @@ def update_status(
             history.record(conn, updated, EventType.STATUS_UPDATED, message=updated["stage"])
             return updated
     return None
-
-
-def _may_become(status: JobStatus) -> frozenset[JobStatus]:
-    return JOB_TRANSITIONS[status] - (RETRYABLE if status is JobStatus.PROCESSING else frozenset())
 
 
 def _stage_name(message: str | None, current: str) -> str:

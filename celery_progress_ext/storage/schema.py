@@ -26,6 +26,9 @@ def _real(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
 
 
+#: A job that ended, or ended again after a retry, since it was audited.
+UNAUDITED = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
+
 processing_jobs = sa.Table(
     "processing_jobs",
     metadata,
@@ -76,10 +79,14 @@ processing_jobs = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("merge_started_at", sa.Double),
     sa.Column("finished_at", sa.Double),
+    # The version at which the reconciler found what there is to find; None before its first look.
+    sa.Column("audited_version", sa.BigInteger),
     sa.Index("ix_processing_jobs_matter_created", "matter_id", "created_at"),
     sa.Index("ix_processing_jobs_document_created", "document_id", "created_at"),
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
+    # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same words.
+    sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=UNAUDITED, postgresql_where=UNAUDITED),
 )
 
 document_ocr_chunks = sa.Table(

@@ -12,6 +12,7 @@ import pytest
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.exceptions import IllegalTransition
+from celery_progress_ext.ids import TaskId
 from tests.support.chords import MODULE, Bench, follow
 from tests.support.processes import ROOT, WorkerProcess
 from tests.support.waiting import wait_for
@@ -50,6 +51,26 @@ def test_a_job_cancelled_in_the_queue_does_no_work(sqlite_chords: Bench, worker:
     counts = job.snapshot().chunks
     assert (job.snapshot().status, counts.pending, counts.completed) == (JobStatus.CANCELLED, 3, 0)
     assert sqlite_chords.effects() == []
+
+
+def test_the_merge_of_a_retry_runs_however_long_it_waits(sqlite_chords: Bench, worker: Workers) -> None:
+    """The result backend still knows that the merge of the run before succeeded; it has nothing of this run."""
+    job = sqlite_chords.chord(
+        [sqlite_chords.work(0), sqlite_chords.work(1, do="fail", once=sqlite_chords.once())]
+    ).apply_async()
+    running = sqlite_chords.start_worker(worker)
+    assert follow(job)[-1].status is JobStatus.PARTIAL
+    running.kill()
+    job.retry_failed()
+    sqlite_chords.progress.recorder.chunk_succeeded(TaskId(job.id, 1, 2), result=1)
+    with sqlite_chords.progress.database.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE processing_jobs SET body_due_at = 1")  # the merge waited for more than a lease
+    sqlite_chords.progress.reconciler.tick()
+    assert job.snapshot().status is JobStatus.PROCESSING
+    running.start()
+    assert follow(job)[-1].status is JobStatus.COMPLETED
+    assert [line.split(" ", 1)[1] for line in sqlite_chords.effects()] == ["[0]", "[0, 1]"]
+    assert sqlite_chords.progress.audit() == []
 
 
 def test_two_people_press_retry(chords: Bench, worker: Workers) -> None:

@@ -1,0 +1,151 @@
+"""A deploy is no single moment: for one revision, new code works on old tables, and old code on new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.script import Script, ScriptDirectory
+from structlog.testing import capture_logs
+
+from celery_progress_ext import JobStatus
+from celery_progress_ext.check import Check
+from celery_progress_ext.storage import Database, current, head, migrate
+from celery_progress_ext.storage.audit import audit
+from celery_progress_ext.storage.migrate import _SCRIPTS, _config, usable
+from tests.support import life_cycle
+from tests.support.processes import ROOT
+from tests.support.rows import Rows
+
+#: What the life cycle needs beside the library, where the old version has none of its own.
+_SUPPORT = ("tests/__init__.py", "tests/support/__init__.py", "tests/support/rows.py", "tests/support/life_cycle.py")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url)
+    yield made
+    made.dispose()
+
+
+def _newest() -> Script:
+    return ScriptDirectory(str(_SCRIPTS)).get_revision(head())
+
+
+def _git(*arguments: str) -> bytes:
+    """What git says; skips the test where it can not."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("git is not installed, so the library's earlier code is not here")
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip()
+        pytest.skip(f"the history is not here (a shallow clone, or no checkout): {reason}")
+    return done.stdout
+
+
+@pytest.fixture
+def old_code(tmp_path: Path) -> Path:
+    """A folder with the library as it was before the newest revision was added."""
+    path = Path(_newest().path).relative_to(ROOT)
+    if Path(_git("rev-parse", "--show-toplevel").decode().strip()) != ROOT:
+        pytest.skip("this is no checkout of the project, so the library's earlier code is not here")
+    added = _git("log", "--diff-filter=A", "--format=%H", "--", str(path)).decode().split()
+    # A revision that is not committed yet: what is committed is the code before it.
+    commit = _git("rev-parse", "--verify", f"{added[0]}^" if added else "HEAD").decode().strip()
+    names = (
+        _git("ls-tree", "-r", "--name-only", commit, "--", "celery_progress_ext", "tests/__init__.py", "tests/support")
+        .decode()
+        .split()
+    )
+    if not any(name.startswith("celery_progress_ext/") for name in names):
+        pytest.skip("there was no library before the newest revision")
+    folder = tmp_path / "old"
+    with tarfile.open(fileobj=BytesIO(_git("archive", commit, *names))) as archive:
+        archive.extractall(folder, filter="data")
+    if not (folder / "tests/support/life_cycle.py").exists():
+        for name in _SUPPORT:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    assert not (folder / path).exists()
+    return folder
+
+
+def _migrate_to_the_revision_before(database: Database) -> None:
+    before = _newest().down_revision
+    if before is None:
+        pytest.skip("there is only one revision")
+    assert isinstance(before, str)
+    with database.engine.begin() as conn:
+        command.upgrade(_config(conn), before)
+
+
+def test_new_code_works_on_the_tables_before_the_newest_revision(database: Database, database_url: str) -> None:
+    """Jobs run to their ends; a step that needs the revision waits for it, says so once, and then goes on."""
+    _migrate_to_the_revision_before(database)
+    assert usable(database)
+    jobs = life_cycle.live(database_url)
+    with capture_logs() as logs:
+        life_cycle.tick(database_url, times=3)
+    told = [(line["event"], line.get("step")) for line in logs if line["log_level"] != "info"]
+    assert {event for event, _ in told} <= {"reconciler_step_waits"}
+    assert len(told) == len(set(told))
+    assert audit(database) == []
+    migrate(database)
+    with capture_logs() as logs:
+        assert life_cycle.tick(database_url)["check"] == len(jobs)
+    assert [line for line in logs if line["log_level"] != "info"] == []
+
+
+def test_old_code_works_on_the_tables_of_the_newest_revision(
+    database: Database, database_url: str, old_code: Path
+) -> None:
+    """Jobs run to their ends, and new code finds nothing wrong with what the old one wrote."""
+    migrate(database)
+    environ = {**os.environ, "PYTHONPATH": str(old_code), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.life_cycle", database_url],
+        cwd=old_code,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reconciler_step_failed" not in done.stdout, done.stdout
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert Path(answer["library"]).is_relative_to(old_code)
+    statuses = Rows(database_url)
+    assert {job_id: statuses.jobs.snapshot(job_id).status for job_id in answer["jobs"]} == answer["jobs"]
+    assert Counter(answer["jobs"].values()) == Counter([JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.PROCESSING])
+    assert audit(database) == []
+    assert Check(database).run().jobs == len(answer["jobs"])
+    statuses.database.dispose()
+
+
+def test_a_newer_schema_is_left_alone(database: Database) -> None:
+    """A process of the version before restarts after the migration: its `migrate` must not stop it."""
+    migrate(database)
+    with database.engine.begin() as conn:
+        conn.execute(sa.text("UPDATE celery_progress_version SET version_num = '9999'"))
+    assert usable(database)
+    with capture_logs() as logs:
+        assert migrate(database) == "9999" == current(database)
+    assert [line["event"] for line in logs] == ["schema_is_newer"]
+
+
+def test_tables_that_are_missing_are_not_usable(database: Database) -> None:
+    """A readiness check says so."""
+    assert not usable(database)

@@ -1,0 +1,136 @@
+"""The rows of jobs as the recorder changes them, without Celery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celery_progress_ext import JobStatus, ids
+from celery_progress_ext.chunks import Chunk
+from celery_progress_ext.config import Settings
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, body, chunks, jobs
+from celery_progress_ext.storage.jobs import NewChunk, NewJob
+from celery_progress_ext.storage.migrate import migrate
+
+LEASE = 30.0
+
+
+class Rows:
+    """A migrated database and shorthands for what the recorder does with it.
+
+    :param migrated: False leaves the tables as they are.
+    """
+
+    def __init__(self, url: str, *, migrated: bool = True) -> None:
+        self.database = Database(url)
+        if migrated:
+            migrate(self.database)
+        self.snapshots = Snapshots(self.database, Settings())
+        self.jobs = JobTrackingService(self.database, self.snapshots)
+        self.chunks = OCRChunkService(self.database, self.snapshots)
+
+    def create(self, total: int = 3, *, policy: str = "partial", pages: int = 25, document_id: str = "d") -> str:
+        job_id = ids.new_job_id()
+        new = NewJob(
+            id=job_id,
+            matter_id="m",
+            document_id=document_id,
+            unit="pages",
+            on_chunk_failure=policy,
+            metadata={"filename": "a.pdf"},
+            body_task_id=job_id,
+            body_signature={},
+            chunks=[
+                NewChunk(
+                    id=ids.chunk_id(job_id, index),
+                    chunk=Chunk(index=index, page_start=index * pages + 1, page_end=(index + 1) * pages),
+                    task_id=ids.chunk_task_id(job_id, index, 1),
+                    signature={},
+                )
+                for index in range(total)
+            ],
+        )
+        assert self.database.write(lambda conn: jobs.create(conn, new, due=LEASE)) is not None
+        return job_id
+
+    def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(
+            lambda conn: chunks.start(conn, chunk_id, **{"lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def complete(self, job_id: str, index: int, result: Any = None) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE))
+
+    def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(lambda conn: chunks.fail(conn, chunk_id, **{"error": "boom", **options}))
+
+    def progress(self, job_id: str, index: int, *, attempt: int, done: int) -> chunks.Change | None:
+        chunk_id = ids.chunk_id(job_id, index)
+        return self.database.write(
+            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
+        )
+
+    def lose(self, job_id: str, index: int, *, dispatch: int = 1, lapsed: bool = False) -> chunks.Change | None:
+        return self.database.write(
+            lambda conn: chunks.release(
+                conn,
+                ids.chunk_id(job_id, index),
+                dispatch=dispatch,
+                task_id=ids.chunk_task_id(job_id, index, dispatch + 1),
+                due=LEASE,
+                reason="lost",
+                resend=True,
+                lapsed=lapsed,
+            )
+        )
+
+    def again(self, job_id: str, index: int, *, dispatch: int = 1) -> chunks.Change | None:
+        """Celery's own retry of a chunk."""
+        return self.database.write(
+            lambda conn: chunks.release(
+                conn,
+                ids.chunk_id(job_id, index),
+                dispatch=dispatch,
+                task_id=ids.chunk_task_id(job_id, index, dispatch),
+                due=LEASE,
+                reason="again",
+                resend=False,
+            )
+        )
+
+    def tell(self, job_id: str, status: JobStatus, **options: Any) -> Any:
+        """A status told by hand."""
+        return self.jobs.update(job_id, status=status, **options)
+
+    def send_body(self, job_id: str) -> Any:
+        return self.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=-1))
+
+    def release_body(self, job_id: str, attempt: int) -> Any:
+        return self.database.write(lambda conn: body.release(conn, job_id, attempt=attempt, due=LEASE))
+
+    def claim(self, job_id: str, **options: Any) -> Any:
+        return self.database.write(
+            lambda conn: body.claim(conn, job_id, **{"task_id": job_id, "lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def finish(self, job_id: str, attempt: int) -> Any:
+        return self.database.write(lambda conn: body.finish(conn, job_id, attempt=attempt))
+
+    def end(self, job_id: str, status: JobStatus = JobStatus.CANCELLED) -> Any:
+        return self.database.write(lambda conn: jobs.end(conn, job_id, status, error=None))
+
+    def reopen(self, job_id: str) -> Any:
+        return self.database.write(lambda conn: jobs.reopen(conn, job_id, due=LEASE))
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    """A migrated database, on SQLite and on PostgreSQL."""
+    made = Rows(database_url)
+    yield made
+    made.database.dispose()
