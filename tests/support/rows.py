@@ -75,7 +75,7 @@ class Rows:
             lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
         )
 
-    def lose(self, job_id: str, index: int, *, dispatch: int = 1, lapsed: bool = False) -> chunks.Change | None:
+    def lose(self, job_id: str, index: int, *, dispatch: int = 1, **options: Any) -> chunks.Change | None:
         return self.database.write(
             lambda conn: chunks.release(
                 conn,
@@ -85,7 +85,7 @@ class Rows:
                 due=LEASE,
                 reason="lost",
                 resend=True,
-                lapsed=lapsed,
+                **options,
             )
         )
 
