@@ -14,6 +14,7 @@ from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
+from celery_progress_ext.storage.engine import Row
 
 T = TypeVar("T")
 
@@ -37,15 +38,22 @@ class Control:
         due = self._runtime.settings.lease_seconds
         job = self._changed(job_id, "retry", lambda conn: job_writes.reopen(conn, job_id, due=due))
         self._recorder.broadcast(job, fresh=True)
-        # What is not sent here, because this process dies, is overdue a lease later, and the reconciler sends it.
+        try:
+            self._send(job)
+        except Exception as error:
+            # The run is open, so this is no failure to retry. What is not sent here, because the broker is away or
+            # this process dies, is overdue a lease later, and the reconciler sends it.
+            logger.warning("retry_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        return self._runtime.jobs.snapshot(job_id)
+
+    def _send(self, job: Row) -> None:
         for chunk in self._runtime.database.rows(
             "SELECT * FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending' ORDER BY chunk_index",
-            id=job_id,
+            id=job["id"],
         ):
             self._dispatch.chunk(chunk)
         if job["completed_chunks"] == job["total_chunks"]:
-            self._recorder.dispatch_body(job_id)
-        return self._runtime.jobs.snapshot(job_id)
+            self._recorder.dispatch_body(job["id"])
 
     def cancel(self, job_id: str) -> JobSnapshot:
         """Stop what is queued or running, keep what is finished; the job is CANCELLED.

@@ -101,9 +101,13 @@ class Dispatch:
         return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
 
     def revoke(self, task_ids: list[str]) -> None:
-        """Stop tasks, queued or running; best effort, the rows are the guarantee."""
-        if task_ids:
+        """Stop tasks, queued or running; best effort, the rows are the guarantee. Never raises."""
+        if not task_ids:
+            return
+        try:
             self._app.control.revoke(task_ids, terminate=True)
+        except Exception as error:
+            logger.warning("revoke_failed", tasks=len(task_ids), error=f"{type(error).__name__}: {error}")
 
     def _backend_result(self, row: Row) -> Any:
         state, result = self.outcome(row["task_id"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -337,8 +336,7 @@ class Recorder:
     def run_ended(self, ended: Ended) -> None:
         """Tell that a run was ended early, and stop its tasks."""
         self._ended(ended.job)
-        with contextlib.suppress(OSError):
-            self._dispatch.revoke(ended.task_ids)
+        self._dispatch.revoke(ended.task_ids)
 
     def _settle(self, job: Row) -> None:
         """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""

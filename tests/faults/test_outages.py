@@ -136,6 +136,17 @@ def test_flushall_of_the_broker_loses_nothing(own_chords: Bench, own_redis: Redi
     own_chords.assert_healed(job, total=5)
 
 
+def test_cancel_and_retry_hold_while_redis_is_away(own_chords: Bench, own_redis: RedisServer, worker: Workers) -> None:
+    """Both are changes of the rows; what could not be sent is sent when Redis is back."""
+    job = own_chords.chord([own_chords.work(n) for n in range(2)]).apply_async()
+    own_redis.kill()
+    assert job.cancel().status is JobStatus.CANCELLED
+    assert job.retry_failed().status is JobStatus.PROCESSING
+    own_redis.start()
+    own_chords.start_worker(worker)
+    _assert_healed(own_chords, job, total=2)
+
+
 def test_redis_away_while_a_chunk_finishes(own_chords: Bench, own_redis: RedisServer, worker: Workers) -> None:
     """Killed and started again with what it had on disk: nothing is lost."""
     header = [own_chords.work(n, pages=5, seconds=1.5) for n in range(4)]

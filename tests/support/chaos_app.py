@@ -24,6 +24,8 @@ app.conf.broker_transport_options = {
     "visibility_timeout": float(os.environ["CHAOS_VISIBILITY_SECONDS"]),
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
+    # Shorter than a stall may be, so that who publishes meets its end too.
+    "socket_timeout": 3.0,
 }
 
 

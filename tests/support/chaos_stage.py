@@ -193,7 +193,8 @@ class Stage:
         elif step.deed in ("kill", "stop"):
             with contextlib.suppress(ServerFailed):  # the dead one's processes may still be ending
                 self._server(step.actor).start()
-            return self._server(step.actor).answers()
+            if not self._server(step.actor).answers():
+                return False
         del self._struck[step.actor]
         return True
 
