@@ -151,7 +151,7 @@ class Reconciler:
             return
         if row["body_tries"] >= self._runtime.settings.max_attempts:
             error = f"its worker was lost {row['body_tries']} times"
-            self._recorder.body_failed(row["id"], row["body_task_id"], error=error)
+            self._recorder.body_failed(row["id"], row["body_task_id"], error=error, attempt=row["body_attempt"])
         else:
             self._recorder.dispatch_body(row["id"])
 

@@ -285,12 +285,12 @@ class Recorder:
     def body_failed(self, job_id: str, task_id: str, *, error: str, attempt: int | None = None) -> Row | None:
         """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry.
 
-        :param attempt: the one that failed; None where the reporter does not know (MainProcess), and then a body that
-            another task holds is left alone.
+        :param attempt: the one that failed; None where the reporter does not know it (MainProcess), and then the
+            failure counts only where the job waits for this very task.
         """
         if attempt is None:
             row = self._body(job_id)
-            if row is None or (row["body_leased_until"] is not None and row["body_task_id"] != task_id):
+            if row is None or not _awaits(row, task_id):
                 return None
             attempt = row["body_attempt"]
         error = f"Merging failed: {error}"
@@ -317,13 +317,13 @@ class Recorder:
         try:
             self._dispatch.body(job)
         except ResultLost as error:
-            self.body_failed(job_id, job["body_task_id"], error=str(error))
+            self.body_failed(job_id, job["body_task_id"], error=str(error), attempt=job["body_attempt"])
         return True
 
     def _body(self, job_id: str) -> Row | None:
         return self._runtime.database.row(
-            """SELECT body_task_id, body_attempt, body_leased_until, merge_started_at FROM processing_jobs
-               WHERE id = :id""",
+            """SELECT body_task_id, body_attempt, body_dispatches, merge_started_at,
+                 completed_chunks + failed_chunks = total_chunks AS settled FROM processing_jobs WHERE id = :id""",
             id=job_id,
         )
 
@@ -369,6 +369,14 @@ class Recorder:
     @property
     def _settings(self) -> Any:
         return self._runtime.settings
+
+
+def _awaits(job: Row, task_id: str) -> bool:
+    """Whether this body's task is the one that the run has, or waits for: not one of the run before, told late."""
+    if job["merge_started_at"] is not None:
+        return bool(job["body_task_id"] == task_id)
+    task = ids.parse(task_id)
+    return bool(job["settled"]) and task is not None and task.dispatch > job["body_dispatches"]
 
 
 def _verdict(change: Change, error: str) -> str | None:

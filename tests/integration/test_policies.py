@@ -178,3 +178,19 @@ def test_a_header_of_ten_thousand(sqlite_chords: Bench) -> None:
     assert len(str(snapshot.to_dict())) < 2_000
     assert job.cancel().status is JobStatus.CANCELLED
     assert sqlite_chords.progress.audit() == []
+
+
+def test_a_late_word_of_the_merge_before_does_not_end_a_retry(sqlite_chords: Bench) -> None:
+    """Its failure, told by MainProcess without an attempt, is not the failure of a merge that has yet to be sent."""
+    job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1)]).apply_async()
+    recorder = sqlite_chords.progress.recorder
+    recorder.chunk_succeeded(TaskId(job.id, 0, 1), result=0)
+    recorder.chunk_failed(TaskId(job.id, 1, 1), error="boom")
+    sent = f"{job.id}.b2"
+    assert recorder.body_claimed(TaskId(job.id, None, 2), sent) is not None
+    assert recorder.body_failed(job.id, sent, error="time limit") is not None
+    job.retry_failed()
+    assert recorder.body_failed(job.id, sent, error="time limit") is None
+    recorder.chunk_succeeded(TaskId(job.id, 1, 2), result=1)
+    assert recorder.body_failed(job.id, sent, error="time limit") is None
+    assert job.snapshot().status is JobStatus.PROCESSING
