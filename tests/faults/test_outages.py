@@ -144,7 +144,7 @@ def test_cancel_and_retry_hold_while_redis_is_away(own_chords: Bench, own_redis:
     assert job.retry_failed().status is JobStatus.PROCESSING
     own_redis.start()
     own_chords.start_worker(worker)
-    _assert_healed(own_chords, job, total=2)
+    own_chords.assert_healed(job, total=2)
 
 
 def test_redis_away_while_a_chunk_finishes(own_chords: Bench, own_redis: RedisServer, worker: Workers) -> None:
