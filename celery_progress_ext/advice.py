@@ -49,6 +49,11 @@ ADVICE: tuple[Advice, ...] = (
         "not longer than task_time_limit: Redis delivers a long chunk a second time while it still runs",
     ),
     Advice(
+        "broker_transport_options['socket_timeout']",
+        lambda conf: _redis_broker(conf) and not (conf.get("broker_transport_options") or {}).get("socket_timeout"),
+        "not set: a Redis that goes silent without a word holds up whoever publishes for ever, beat's tick too",
+    ),
+    Advice(
         "result_chord_expires",
         lambda conf: conf.get("result_chord_expires") is None and bool(conf.get("result_expires")),
         "not set: a chord whose parts come further apart than result_expires forgets its count",

@@ -33,7 +33,11 @@ app.conf.update(
     # A process takes the chunk that it works on and no other, so that free processes get the rest.
     worker_prefetch_multiplier=1,
     # Shorter than a chunk, and Redis hands the chunk out again while it is being worked on (F19).
-    broker_transport_options={"visibility_timeout": max(3600, _LONGEST_CHUNK + 600)},
+    broker_transport_options={
+        "visibility_timeout": max(3600, _LONGEST_CHUNK + 600),
+        # A Redis that goes silent without a word would hold up a publisher, or beat's tick, for ever.
+        "socket_timeout": 30,
+    },
     # A gap between two chunks longer than this leaves the chord's counter behind (F16).
     result_expires=_WEEK,
     result_chord_expires=_WEEK,

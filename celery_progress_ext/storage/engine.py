@@ -201,13 +201,23 @@ def _with_driver(url: sa.URL) -> sa.URL:
 #: Also where the server's own configuration says off: a commit that a crash forgets was told to readers already. Their
 #: versions and percents would go back, and a job whose rows are forgotten never ends.
 _POSTGRES_OPTIONS = "-c synchronous_commit=on"
+#: A connection through a network that went away is given up within half a minute, not after TCP's quarter of an hour
+#: (two where nothing was sent): heartbeats and the tick wait for it. Seconds, and milliseconds for the last.
+_POSTGRES_CONNECT = {
+    "options": _POSTGRES_OPTIONS,
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 
 def _make_engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     try:
-        return sa.create_engine(url, connect_args={"options": _POSTGRES_OPTIONS, "connect_timeout": 10})
+        return sa.create_engine(url, connect_args=_POSTGRES_CONNECT)
     except ModuleNotFoundError as error:
         raise MissingExtra("PostgreSQL needs psycopg2: pip install 'celery-progress-ext[postgres]'") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -516,3 +518,16 @@ def test_any_order_of_reports_ends_in_true_counts(tmp_path: Any) -> None:
     )
     machine("runTest").runTest()
     Reports.shared.database.dispose()
+
+
+def test_a_silent_network_is_noticed(postgres_url: str) -> None:
+    """TCP would wait for a quarter of an hour, and heartbeats and the tick with it."""
+    database = Database(postgres_url)
+    with database.engine.connect() as conn, socket.socket(fileno=os.dup(conn.connection.fileno())) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
+        idle, interval, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= 30
+    database.dispose()

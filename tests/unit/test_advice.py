@@ -11,7 +11,7 @@ GOOD = {
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
     "broker_url": "redis://h",
-    "broker_transport_options": {"visibility_timeout": 7200},
+    "broker_transport_options": {"visibility_timeout": 7200, "socket_timeout": 30},
     "task_time_limit": 3600,
     "result_expires": 86400,
     "result_chord_expires": 604800,
@@ -30,7 +30,8 @@ def test_good_settings_need_no_word() -> None:
         ({"task_acks_late": False}, "task_acks_late"),
         ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost"),
         ({"worker_prefetch_multiplier": 4}, "worker_prefetch_multiplier"),
-        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout"),
+        ({"broker_transport_options": {"visibility_timeout": 60, "socket_timeout": 30}}, "visibility_timeout"),
+        ({"broker_transport_options": {"visibility_timeout": 7200}}, "socket_timeout"),
         ({"result_chord_expires": None}, "result_chord_expires"),
         ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
     ],
@@ -42,5 +43,5 @@ def test_each_risky_setting_gets_one_sentence(change: dict[str, object], setting
 
 
 def test_another_broker_has_no_visibility_timeout() -> None:
-    """RabbitMQ delivers again when the connection closes."""
+    """RabbitMQ delivers again when the connection closes, and has heartbeats."""
     assert advise({**GOOD, "broker_url": "amqp://h", "broker_transport_options": {"visibility_timeout": 1}}) == []
