@@ -1,10 +1,11 @@
 """What tracking costs: a tracked chord of no-ops against the same chord bare, in turn, on one worker each.
 
-    python -m bench.tracking [--tasks 2000] [--pairs 3] [--database URL]
+    python -m bench.tracking [--tasks 5000] [--pairs 3] [--database URL]
 
 The bare worker does not load the extension at all. The bare publisher lets go of the parts' results as a tracked chord
-does: Celery's own would spend a core on receiving each of them, and tracking would look free. Prints the seconds from
-`apply_async` to the body's result of each pair and the median of their ratios. `--database` takes a PostgreSQL URL;
+does: Celery's own would spend a core on receiving each of them, and tracking would look free. Prints of each pair the
+seconds from `apply_async` to the body's result, the worker's CPU, the publisher's peak memory and what the worker's
+processes have to themselves afterwards, and the medians of the ratios. `--database` takes a PostgreSQL URL;
 `postgres` starts an embedded one.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,7 +29,7 @@ from tasks.servers import PostgresServer, RedisServer
 
 #: Runs the publisher's side in a process of its own, so that bare and tracked do not share an app.
 _PUBLISH = """
-import sys, time
+import resource, sys, time
 from celery import chord
 from bench import noop_app
 count, tracked = int(sys.argv[1]), sys.argv[2] == "1"
@@ -42,7 +44,9 @@ else:
     forget_parts(noop_app.app, [part.id for part in result.parent.results])
 published = time.perf_counter()
 assert result.get(timeout=600) == count
-print(published - began, time.perf_counter() - began)
+finished = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(published - began, finished - began, peak)
 """
 
 
@@ -78,15 +82,31 @@ def worker(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         popen.wait(30)
 
 
-def cpu_seconds(popen: subprocess.Popen[bytes]) -> float:
-    """What a worker and its pool have used since they were started; starting is in it on both sides."""
-    leader = psutil.Process(popen.pid)
-    times = [process.cpu_times() for process in (leader, *leader.children(recursive=True))]
-    return sum(time.user + time.system for time in times)
+@dataclass(frozen=True)
+class Cost:
+    """Of one chord: seconds to publish it and to its body's result, the worker's CPU seconds (its start is in it on
+    both sides), the publisher's peak memory and the memory of the worker's processes that nobody shares, in MB.
+    """
+
+    publish: float
+    finish: float
+    cpu: float
+    publisher: float
+    worker: float
+
+    def over(self, bare: Cost) -> dict[str, float]:
+        """The ratios to the bare chord's."""
+        return {name: getattr(self, name) / getattr(bare, name) for name in ("finish", "cpu", "publisher", "worker")}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.finish:.2f} s (publish {self.publish:.2f}), worker {self.cpu:.2f} s of CPU, {self.worker:.0f} MB,"
+            f" publisher {self.publisher:.0f} MB"
+        )
 
 
-def run(env: dict[str, str], tasks: int, *, tracked: bool) -> tuple[float, float]:
-    """One chord: seconds to publish it, and to its body's result."""
+def run(env: dict[str, str], tasks: int, popen: subprocess.Popen[bytes], *, tracked: bool) -> Cost:
+    """One chord on a worker that is started for it."""
     done = subprocess.run(
         [sys.executable, "-c", _PUBLISH, str(tasks), "1" if tracked else "0"],
         env=env,
@@ -96,14 +116,23 @@ def run(env: dict[str, str], tasks: int, *, tracked: bool) -> tuple[float, float
     )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    published, finished = done.stdout.split()[-2:]
-    return float(published), float(finished)
+    published, finished, peak = map(float, done.stdout.split()[-3:])
+    leader = psutil.Process(popen.pid)
+    processes = (leader, *leader.children(recursive=True))
+    times = [process.cpu_times() for process in processes]
+    return Cost(
+        publish=published,
+        finish=finished,
+        cpu=sum(time.user + time.system for time in times),
+        publisher=peak,
+        worker=sum(process.memory_full_info().uss for process in processes) / 2**20,
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--database", default="sqlite")
     options = parser.parse_args()
@@ -120,24 +149,22 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "celery", "-A", "bench.noop_app", "progress", "migrate"], env=tracked, check=True
         )
-        ratios = []
+        pairs = []
         for pair in range(options.pairs + 1):
             with worker(bare, folder / "bare.log") as popen:
-                plain = run(bare, options.tasks, tracked=False)
-                plain_cpu = cpu_seconds(popen)
+                plain = run(bare, options.tasks, popen, tracked=False)
             with worker(tracked, folder / "tracked.log") as popen:
-                ours = run(tracked, options.tasks, tracked=True)
-                our_cpu = cpu_seconds(popen)
+                ours = run(tracked, options.tasks, popen, tracked=True)
             if pair == 0:
                 continue  # warm-up
-            ratios.append(ours[1] / plain[1])
-            print(
-                f"pair {pair}: bare {plain[1]:.2f} s (publish {plain[0]:.2f}), tracked {ours[1]:.2f} s"
-                f" (publish {ours[0]:.2f}), ratio {ratios[-1]:.2f};"
-                f" worker's CPU {plain_cpu:.2f} s and {our_cpu:.2f} s, ratio {our_cpu / plain_cpu:.2f}",
-                flush=True,
-            )
-        print(f"{options.tasks} tasks on {options.database}: median ratio {statistics.median(ratios):.2f}")
+            pairs.append(ours.over(plain))
+            print(f"pair {pair}: bare {plain}\n     tracked {ours}\n       ratio {pairs[-1]['finish']:.2f}", flush=True)
+        medians = {name: statistics.median(pair[name] for pair in pairs) for name in pairs[0]}
+        print(
+            f"{options.tasks} tasks on {options.database}, median ratios: time {medians['finish']:.2f},"
+            f" worker's CPU {medians['cpu']:.2f}, publisher's memory {medians['publisher']:.2f},"
+            f" worker's memory {medians['worker']:.2f}"
+        )
 
 
 if __name__ == "__main__":

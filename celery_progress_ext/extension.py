@@ -26,7 +26,6 @@ from celery_progress_ext.reporting import Reporter
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.audit import Drift, audit
-from celery_progress_ext.storage.migrate import migrate
 from celery_progress_ext.ticker import Ticker, task_class
 
 logger = structlog.get_logger(__name__)
@@ -195,6 +194,8 @@ class CeleryProgress:
 
     def migrate(self) -> str:
         """Make or upgrade the tables; the revision they are at then."""
+        from celery_progress_ext.storage.migrate import migrate
+
         return migrate(self.database)
 
     def audit(self, job_id: str | None = None) -> list[Drift]:

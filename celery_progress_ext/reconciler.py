@@ -138,7 +138,7 @@ class Reconciler:
         """
         state, result = outcome
         if state == SUCCESS:
-            self._recorder.chunk_succeeded(_task(row), result=result)
+            self._recorder.chunk_succeeded(_task(row), result=result, counted=False)
         else:
             reason = describe(result) if state == FAILURE else reason
             self._recorder.chunk_lost(_task(row), attempt=attempt, reason=reason, lapsed=True)

@@ -87,9 +87,13 @@ class Recorder:
         return int(change.job["processing_chunks"])
 
     def chunk_succeeded(
-        self, task: TaskId, *, result: Any, seconds: float | None = None, started: bool = True
+        self, task: TaskId, *, result: Any, seconds: float | None = None, started: bool = True, counted: bool = True
     ) -> Change | None:
-        """Record a success; a second report changes nothing."""
+        """Record a success; a second report changes nothing.
+
+        :param counted: False where Celery may not have counted its chord part (F3, F8): after the last chunk the body
+            is then published at once, and not a lease later.
+        """
         change = self._write(
             lambda conn: chunk_writes.complete(
                 conn,
@@ -98,7 +102,7 @@ class Recorder:
                 seconds=seconds,
                 grace=self._settings.lease_seconds,
                 likely=ChunkStatus.PROCESSING if started else ChunkStatus.PENDING,
-                intact=task.dispatch == 1,
+                intact=counted and task.dispatch == 1,
                 eta=self._runtime.snapshots.last_eta(task.job_id),
             )
         )
@@ -107,14 +111,15 @@ class Recorder:
             self._settle(change.job)
         return change
 
-    def stored_success(self, task: TaskId, task_id: str) -> bool:
+    def stored_success(self, task: TaskId, task_id: str, *, counted: bool = False) -> bool:
         """Record the success that the result backend has of a chunk's task, though no receiver told it.
 
+        :param counted: as in :meth:`chunk_succeeded`.
         :returns: whether it has one.
         """
         state, result = self._dispatch.outcome(task_id)
         if state == SUCCESS:
-            self.chunk_succeeded(task, result=result)
+            self.chunk_succeeded(task, result=result, counted=counted)
         return state == SUCCESS
 
     def chunk_failed(
@@ -248,7 +253,7 @@ class Recorder:
         for row in rows:
             task = ids.parse(row["task_id"])
             if task is not None:
-                self.stored_success(task, row["task_id"])
+                self.stored_success(task, row["task_id"], counted=True)
 
     def body_alive(self, job_id: str, *, attempt: int) -> bool:
         """Renew the body's lease; False where it was superseded."""

@@ -1,8 +1,10 @@
-"""Jobs, chunks and events in SQL: tables, guarded changes, snapshots and the story's two services."""
+"""Jobs, chunks and events in SQL: tables, guarded changes, snapshots and the story's two services.
+
+``migrate`` is not imported here: Alembic is 10 MB that a worker has no use for.
+"""
 
 from celery_progress_ext.storage.engine import Database
-from celery_progress_ext.storage.migrate import current, head, migrate
 from celery_progress_ext.storage.services import JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.snapshots import Snapshots
 
-__all__ = ["Database", "JobTrackingService", "OCRChunkService", "Snapshots", "current", "head", "migrate"]
+__all__ = ["Database", "JobTrackingService", "OCRChunkService", "Snapshots"]

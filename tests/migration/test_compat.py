@@ -21,9 +21,9 @@ from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.check import Check
-from celery_progress_ext.storage import Database, current, head, migrate
+from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import audit
-from celery_progress_ext.storage.migrate import _SCRIPTS, _config, usable
+from celery_progress_ext.storage.migrate import _SCRIPTS, _config, current, head, migrate, usable
 from tests.support import life_cycle
 from tests.support.processes import ROOT
 from tests.support.rows import Rows

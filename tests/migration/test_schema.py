@@ -10,8 +10,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from celery_progress_ext.storage import Database, current, head, migrate
-from celery_progress_ext.storage.migrate import _config
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.migrate import _config, current, head, migrate
 from celery_progress_ext.storage.schema import metadata
 
 
