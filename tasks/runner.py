@@ -51,6 +51,8 @@ class Service:
     ready_line: str | None = None
     start_seconds: float = 30.0
     stop: StopPlan = STOP
+    #: What it gets from the kernel where the runner itself is killed.
+    orphan_signal: signal.Signals = signal.SIGTERM
     #: A job, not a service: when it ends it has ended.
     once: bool = False
 
@@ -88,7 +90,7 @@ class _Running:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=die_with_parent(),
+            preexec_fn=die_with_parent(self.service.orphan_signal),
         )
         self._pump = threading.Thread(target=self._read, args=(self.popen,), daemon=True)
         self._pump.start()

@@ -16,7 +16,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.runner import STOP, Runner, Service, StopPlan
@@ -183,12 +183,14 @@ def _web(settings: Mapping[str, str], port: int) -> Service:
 
 
 def _flower(settings: Mapping[str, str], port: int) -> Service:
-    return _celery(
+    service = _celery(
         "flower",
         ["flower", f"--address={LOOPBACK}", f"--port={port}"],
         settings,
         ready=lambda: _answers(f"http://{LOOPBACK}:{port}/healthcheck"),
     )
+    # Told to end when Redis dies with it, it waits for a thread that asks the broker for ever; it keeps nothing.
+    return replace(service, orphan_signal=signal.SIGKILL)
 
 
 def _celery(
