@@ -72,8 +72,10 @@ def finish(conn: Connection, job_id: str, *, attempt: int) -> Row | None:
     return job
 
 
+# A body that was sent may wait in a long queue, so the patience with each message is twice that with the one before.
 _DISPATCHED = """
-UPDATE processing_jobs SET body_dispatches = body_dispatches + 1, body_due_at = {now} + :grace,
+UPDATE processing_jobs SET body_dispatches = body_dispatches + 1,
+    body_due_at = {now} + :grace * (1 << CASE WHEN body_dispatches < 6 THEN body_dispatches ELSE 6 END),
     chord_intact = (1 = 0), body_leased_until = NULL, updated_at = {now}, version = version + 1
 WHERE id = :id AND status IN ('PENDING', 'PROCESSING') AND completed_chunks + failed_chunks = total_chunks
   AND completed_chunks > 0 AND body_due_at_or_now
@@ -87,7 +89,7 @@ _AT_ONCE = _DISPATCHED.replace("body_due_at_or_now", "chord_intact = (1 = 0) AND
 def take_dispatch(conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None) -> Row | None:
     """Take it on oneself to publish the body; None where it is not due, alive, or just published by another.
 
-    :param grace: seconds until the next one may take it.
+    :param grace: seconds until the next one may take it; twice that after the second, and so on to 64 times.
     :param seen_dispatches: given by who saw the last chunk end: publish now, unless somebody did since.
     """
     if seen_dispatches is None:

@@ -28,6 +28,7 @@ from celery_progress_ext.storage import (
     jobs,
     services,
 )
+from celery_progress_ext.storage.engine import execute
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
 
@@ -566,3 +567,17 @@ def test_a_silent_network_is_noticed(postgres_url: str) -> None:
         )
         assert idle + interval * count <= 30
     database.dispose()
+
+
+def test_a_body_that_waits_in_a_long_queue_is_not_sent_again_and_again(rows: Rows) -> None:
+    """A busy queue would fill with bodies, each with every result: the patience doubles with each message."""
+    job_id = rows.create(1)
+    rows.complete(job_id, 0)
+    patience = []
+    for _ in range(4):
+        rows.database.write(lambda conn: execute(conn, "UPDATE processing_jobs SET body_due_at = 0"))
+        sent = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
+        assert sent is not None
+        assert rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE)) is None
+        patience.append(round((sent["body_due_at"] - sent["now"]) / LEASE, 2))
+    assert patience == [1, 2, 4, 8]
