@@ -24,7 +24,7 @@ import redis
 from celery_progress_ext import JobStatus
 from celery_progress_ext.jobs import TERMINAL
 from tests.support import chaos
-from tests.support.chaos_audience import Run, Seen
+from tests.support.chaos_audience import MatterReader, Run, Seen
 from tests.support.chaos_stage import Stage
 from tests.support.chords import Bench
 from tests.support.waiting import wait_for
@@ -110,7 +110,9 @@ def test_chaos(chaos_run: tuple[str, int, float], stage: Stage, tmp_path: Path) 
         for run in runs
         for work, args in ((run.publish, (start,)), (run.watch, ()), (run.stream, (stage.web_port,)))
     ]
-    for thread in audience:
+    matter = MatterReader(stage.web_port, stop)
+    onlooker = threading.Thread(target=matter.read, daemon=True)
+    for thread in (*audience, onlooker):
         thread.start()
     try:
         stage.play(steps, seconds)
@@ -132,6 +134,9 @@ def test_chaos(chaos_run: tuple[str, int, float], stage: Stage, tmp_path: Path) 
             thread.join(15)
     problems = [] if with_end else [f"not over {HEAL_SECONDS:g} s after the last fault"]
     problems += [f"{run.plan.name}: {problem}" for run in runs for problem in _problems(run)]
+    problems += [f"the matter's stream: {problem}" for problem in matter.problems]
+    if not matter.newest:
+        problems.append("the matter's stream told nothing")
     problems += [f"drift: {drift}" for drift in bench.progress.audit()]
     problems += [f"{key} has no TTL" for key in _without_ttl(stage.redis_url)]
     bench.close()

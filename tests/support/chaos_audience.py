@@ -190,6 +190,38 @@ class Run:
         return False
 
 
+@dataclass
+class MatterReader:
+    """Who follows the stream of the whole matter, over every reconnect; it has no end but the web server's."""
+
+    port: int
+    stop: threading.Event
+    newest: dict[str, Seen] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Read on until the connection ends and nobody wants it again."""
+        while not self.stop.is_set():
+            with suppress(OSError, http.client.HTTPException):
+                self._read_once()
+            self.stop.wait(AGAIN)
+
+    def _read_once(self) -> None:
+        with EventReader(self.port, f"/api/matters/{MATTER}/events") as reader:
+            told: set[str] = set()
+            for event in reader.events():
+                job_id, seen = event.payload["job_id"], _seen(event.payload)
+                before = self.newest.get(job_id, seen)
+                # A new connection begins with what is, and a heartbeat says it again; all else is news.
+                again = event.name == "heartbeat" or job_id not in told
+                if seen.version < before.version or (seen.version == before.version and not again):
+                    self.problems.append(f"{job_id}: version {before.version}, then {seen.version}")
+                if seen.percent < before.percent:
+                    self.problems.append(f"{job_id}: {before.percent} %, then {seen.percent} %")
+                told.add(job_id)
+                self.newest[job_id] = seen
+
+
 def _seen(payload: dict[str, Any]) -> Seen:
     return Seen(
         version=int(payload["version"]), percent=int(payload["progress_pct"]), status=JobStatus(payload["status"])
