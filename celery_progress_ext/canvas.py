@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import structlog
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
 from celery.result import AsyncResult
@@ -18,11 +17,12 @@ from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.exceptions import InvalidCanvas, ProgressError
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 POLICIES = ("partial", "fail")
 #: What `apply_async` and `set` may say of every message of the chord.

@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage import due
 from celery_progress_ext.storage.audit import JobAudit, begin
 from celery_progress_ext.storage.engine import Database
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Rows that one tick reads of jobs that ended, and again of jobs that run.
 ROWS = 5_000

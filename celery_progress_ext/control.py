@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import structlog
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
@@ -18,7 +18,7 @@ from celery_progress_ext.storage.engine import Row
 
 T = TypeVar("T")
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Control:

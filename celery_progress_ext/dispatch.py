@@ -7,18 +7,18 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from celery import Celery
 from celery.canvas import Signature
 from celery.result import denied_join_result
 
 from celery_progress_ext import ids
 from celery_progress_ext.exceptions import ProgressError
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: States of a Celery result that will not change any more by themselves.
 SUCCESS, FAILURE = "SUCCESS", "FAILURE"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-import structlog
 from celery import Celery, Task, signals
 
 from celery_progress_ext import canvas, guard, runtime
@@ -20,6 +19,7 @@ from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.exceptions import NotConfigured
 from celery_progress_ext.heartbeat import Heartbeats, Work
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.reconciler import Reconciler
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.reporting import Reporter
@@ -28,7 +28,7 @@ from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkSe
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.ticker import Ticker, task_class
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 TICK = "celery_progress_ext.tick"
 _ATTRIBUTE = "celery_progress"
@@ -65,6 +65,9 @@ class CeleryProgress:
         app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
         # Modules that a worker imports after the app is finalized bring tasks of their own.
         signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")
+        signals.worker_process_shutdown.connect(
+            self._on_process_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.process_shutdown.{id(self)}"
+        )
         signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.beat_init")
 
     @staticmethod
@@ -210,6 +213,10 @@ class CeleryProgress:
         seconds = self.settings.tick_seconds
         # `expires`: a backlog of ticks that waited for a worker is worth one tick (F24).
         sender.add_periodic_task(seconds, sender.tasks[TICK].s(), name=TICK, expires=seconds)
+
+    def _on_process_shutdown(self, **_: Any) -> None:
+        if "recorder" in self.__dict__:
+            self.recorder.flush()
 
 
 def _tick(self: Task) -> dict[str, int]:

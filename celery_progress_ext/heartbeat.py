@@ -12,13 +12,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-import structlog
-
 from celery_progress_ext.config import Settings
 from celery_progress_ext.ids import TaskId
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: A chunk that runs longer is recorded as started. Seconds.
 START_SECONDS = 0.1

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-import structlog
-
 from celery_progress_ext import ids
 from celery_progress_ext.check import Check
 from celery_progress_ext.dispatch import FAILURE, SUCCESS, Dispatch
 from celery_progress_ext.exceptions import DatabaseNotMigrated
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import ForgottenJob
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.signals import describe, jobs_forgotten
@@ -25,7 +24,7 @@ from celery_progress_ext.storage import due
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Snapshots built and sent in one go by the heartbeat.
 _PAGE = 200

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
@@ -15,6 +14,8 @@ from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
 from celery_progress_ext.dispatch import SUCCESS, Dispatch, ResultLost, worker_name
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.outbox import Outbox
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import body as body_writes
 from celery_progress_ext.storage import chunks as chunk_writes
@@ -23,7 +24,7 @@ from celery_progress_ext.storage.chunks import Change
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import Ended
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Recorder:
@@ -32,6 +33,7 @@ class Recorder:
     def __init__(self, runtime: Runtime, dispatch: Dispatch) -> None:
         self._runtime = runtime
         self._dispatch = dispatch
+        self._outbox = Outbox(runtime)
 
     # -- chunks
 
@@ -335,8 +337,12 @@ class Recorder:
     # -- shared
 
     def broadcast(self, job: Row, *, freed: int = 0, fresh: bool = False) -> None:
-        """Send the snapshot of a job's row to its watchers."""
-        self._runtime.broadcaster.publish(self._runtime.snapshots.of(job, fresh=fresh, freed=freed))
+        """Send the snapshot of a job's row to its watchers, or a newer one soon; see :class:`Outbox`."""
+        self._outbox.post(job, freed=freed, fresh=fresh)
+
+    def flush(self) -> None:
+        """Send the snapshots that wait: the process ends."""
+        self._outbox.flush()
 
     def run_ended(self, ended: Ended) -> None:
         """Tell that a run was ended early, and stop its tasks."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-import structlog
 from celery import Task
 
 from celery_progress_ext.guard import Superseded
 from celery_progress_ext.heartbeat import PAGES_SECONDS, Heartbeats, Work
+from celery_progress_ext.log import get_logger
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: The state that a task at work has in the result backend and in Flower.
 PROGRESS = "PROGRESS"

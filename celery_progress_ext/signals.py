@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
 from celery.exceptions import Reject
@@ -23,9 +22,10 @@ from celery_progress_ext import ids
 from celery_progress_ext.guard import Superseded
 from celery_progress_ext.heartbeat import Heartbeats
 from celery_progress_ext.ids import TaskId
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Retention removed jobs: ``receiver(sender=app, jobs=(ForgottenJob, …), **_)``, after the commit, where the tick runs.
 #: What a receiver raises is logged. It is told once: what a process that dies leaves undone, nobody does.

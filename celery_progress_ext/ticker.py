@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from celery import Task
 from celery.result import AsyncResult
 from celery.utils import uuid
 
-logger = structlog.get_logger(__name__)
+from celery_progress_ext.log import get_logger
+
+logger = get_logger(__name__)
 
 
 class Ticker:

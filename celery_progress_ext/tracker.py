@@ -6,15 +6,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import structlog
-
 from celery_progress_ext import runtime
 from celery_progress_ext.chunks import ChunkProgress, percent
 from celery_progress_ext.exceptions import JobNotFound, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.stages import StageName, stage
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class JobTracker(Protocol):

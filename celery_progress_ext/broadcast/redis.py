@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -34,8 +33,9 @@ from celery_progress_ext.broadcast import (
     matter_channel,
 )
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.log import get_logger
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_progress_ext.broadcast.redis import redis_py_url
 from celery_progress_ext.exceptions import JobNotFound, MissingExtra
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import streams, wire
 from celery_progress_ext.sse.current import CurrentSnapshots
 from celery_progress_ext.sse.hub import Hub
@@ -30,7 +30,7 @@ except ImportError as error:
         f"The live streams need {error.name}; install celery-progress-ext[web]: pip install 'celery-progress-ext[web]'"
     ) from error
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Streams per process, below gunicorn's ``worker_connections`` so that other requests still get through.
 MAX_STREAMS = 2000

@@ -8,14 +8,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse.hub import Published
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Jobs whose last reading is remembered.
 _REMEMBERED = 1024

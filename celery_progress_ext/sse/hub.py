@@ -23,13 +23,12 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import structlog
-
 from celery_progress_ext.broadcast import HEARTBEAT, Broadcaster, BroadcastLost, Message, Subscription, compact_json
 from celery_progress_ext.jobs import EVENT_NAMES, JobStatus
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import wire
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 #: Pauses of the reader before it tries again, doubled from the first to the last. Seconds.
 FIRST_PAUSE_SECONDS = 0.1

@@ -6,15 +6,15 @@ from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
-import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage.engine import Database
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _SCRIPTS = Path(__file__).parent.parent / "migrations"
 #: Serialises concurrent migrations on PostgreSQL (several machines deploying at once). Any constant will do.

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-import structlog
-
 from celery_progress_ext.chunks import ChunkProgress
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus, iso
+from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage import chunks as chunk_writes
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage import jobs as job_writes
@@ -23,7 +22,7 @@ from celery_progress_ext.storage.snapshots import Snapshots, chunk_progress
 Rows = list[dict[str, Any]]
 SnapshotList = list[JobSnapshot]
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 def _from_environment() -> tuple[Database, Snapshots]:
