@@ -26,6 +26,7 @@ from celery_progress_ext.reporting import Reporter
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.audit import Drift, audit
+from celery_progress_ext.storage.jobs import called_off
 from celery_progress_ext.ticker import Ticker, task_class
 
 logger = get_logger(__name__)
@@ -237,7 +238,25 @@ def _on_beat_init(sender: Any = None, **_: Any) -> None:
 
 def _on_worker_init(sender: Any = None, **_: Any) -> None:
     app = getattr(sender, "app", None)
-    if app is not None and _extension_of(app) is not None:
-        guard.install(app, receivers.check)
-        for sentence in advise(app.conf):
+    found = None if app is None else _extension_of(app)
+    if found is not None:
+        guard.install(found.app, receivers.check)
+        for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
+        _revoke_what_was_called_off(found)
+
+
+def _revoke_what_was_called_off(found: CeleryProgress) -> None:
+    """A worker that starts after a cancel was not told of it, while the messages wait in the queue (Celery keeps
+    revokes in its workers' memory only).
+    """
+    from celery.worker import state
+
+    try:
+        state.revoked.update(called_off(found.database, seconds=state.REVOKE_EXPIRES))
+    except Exception as error:
+        # The database is away: such a chunk ends at its first report.
+        logger.warning("revokes_not_read", error=f"{type(error).__name__}: {error}")
+    finally:
+        # Before the pool forks: a child has connections of its own.
+        found.database.dispose()

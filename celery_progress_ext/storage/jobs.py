@@ -16,7 +16,7 @@ from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlie
 from celery_progress_ext.stages import stage as stage_row
 from celery_progress_ext.storage import history
 from celery_progress_ext.storage.counters import message_sql
-from celery_progress_ext.storage.engine import Row, Stale, execute, execute_many, execute_one
+from celery_progress_ext.storage.engine import Database, Row, Stale, execute, execute_many, execute_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +155,20 @@ def end(
     history.record(conn, job, _END_EVENTS[status], message=error)
     chunks = execute(conn, _STILL_SENT, id=job_id)
     return Ended(job=job, task_ids=[*(row["task_id"] for row in chunks), job["body_task_id"]])
+
+
+#: A worker keeps 50,000 (``CELERY_WORKER_REVOKES_MAX``), of every application.
+_CALLED_OFF_LIMIT = 10_000
+_CALLED_OFF = f"""
+SELECT c.task_id FROM processing_jobs j JOIN document_ocr_chunks c ON c.job_id = j.id AND c.status = 'pending'
+WHERE j.status IN ({_statuses(frozenset(_END_SQL))}) AND j.finished_at > {{now}} - :seconds
+ORDER BY j.finished_at DESC LIMIT {_CALLED_OFF_LIMIT}
+"""
+
+
+def called_off(database: Database, *, seconds: float) -> list[str]:
+    """Chunks' tasks of runs that were ended within the last ``seconds``; their messages may still be in the queue."""
+    return [row["task_id"] for row in database.rows(_CALLED_OFF, seconds=seconds)]
 
 
 _REOPEN_CHUNKS = """

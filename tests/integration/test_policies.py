@@ -42,8 +42,10 @@ def test_a_cancelled_merge_leaves_no_effect_and_can_be_run_again(chords: Bench, 
 
 
 def test_a_job_cancelled_in_the_queue_does_no_work(sqlite_chords: Bench, worker: Workers) -> None:
-    """Its messages outlive the cancel, and the worker that takes them was not there to be told."""
-    job = sqlite_chords.chord([sqlite_chords.work(n, pages=100, seconds=40) for n in range(3)]).apply_async()
+    """Its messages outlive the cancel, and the worker that takes them was not there to be told. Its chunks have one
+    page, so that nothing they report would end them.
+    """
+    job = sqlite_chords.chord([sqlite_chords.work(n, pages=1, seconds=40) for n in range(3)]).apply_async()
     job.cancel()
     sqlite_chords.start_worker(worker)
     late = sqlite_chords.app.signature("add", args=(1,)).apply_async()
