@@ -102,7 +102,10 @@ class Cost:
 
     def over(self, bare: Cost) -> dict[str, float]:
         """The ratios to the bare chord's."""
-        return {name: getattr(self, name) / getattr(bare, name) for name in ("finish", "cpu", "publisher", "worker", "unshared")}
+        return {
+            name: getattr(self, name) / getattr(bare, name)
+            for name in ("finish", "cpu", "publisher", "worker", "unshared")
+        }
 
     def __str__(self) -> str:
         return (

@@ -106,7 +106,8 @@ class Recorder:
                 likely=ChunkStatus.PROCESSING if started else ChunkStatus.PENDING,
                 intact=counted and task.dispatch == 1,
                 eta=self._runtime.snapshots.last_eta(task.job_id),
-            )
+            ),
+            single=True,
         )
         if change is not None:
             self._announce(change, "chunk_completed", freed=1)
@@ -374,8 +375,8 @@ class Recorder:
         )
         self.broadcast(change.job, freed=freed)
 
-    def _write(self, work: Callable[[Connection], Change | None]) -> Change | None:
-        return self._runtime.database.write(work)
+    def _write(self, work: Callable[[Connection], Change | None], *, single: bool = False) -> Change | None:
+        return self._runtime.database.write(work, single=single)
 
     @property
     def _settings(self) -> Any:

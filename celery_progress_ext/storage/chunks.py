@@ -12,15 +12,15 @@ from sqlalchemy.engine import Connection
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.history import EventType
-from celery_progress_ext.storage import history
+from celery_progress_ext.storage import at_once, history
 from celery_progress_ext.storage.counters import move
-from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one
+from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one, execute_prepared
 
 #: Results larger than this stay in the result backend alone.
 RESULT_LIMIT = 16_384
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Change:
     """A change that took effect: the job's row after it (with ``now``), and the chunk's, where one changed."""
 
@@ -111,17 +111,17 @@ def progress(
     return Change(job=job, chunk=chunk)
 
 
-_COMPLETE = """
-UPDATE document_ocr_chunks SET status = 'completed', finished_at = {now}, leased_until = NULL, error = NULL,
-    result = RESULT, started_at = COALESCE(started_at, {now} - :seconds), attempt = CASE WHEN attempt = 0 THEN 1
-    ELSE attempt END
-WHERE id = :id AND status = :old
+_COMPLETED = """
+status = 'completed', finished_at = {now}, leased_until = NULL, error = NULL, result = RESULT,
+started_at = COALESCE(started_at, {now} - :seconds), attempt = CASE WHEN attempt = 0 THEN 1 ELSE attempt END
+"""
+_COMPLETE = f"""
+UPDATE document_ocr_chunks SET {_COMPLETED.replace("RESULT", ":result")} WHERE id = :id AND status = :old
 RETURNING *
 """
-_COMPLETE_BY_DIALECT = {
-    "sqlite": _COMPLETE.replace("RESULT", ":result"),
-    "postgresql": _COMPLETE.replace("RESULT", "CAST(:result AS jsonb)"),
-}
+_COMPLETE_AT_ONCE = at_once.completion(
+    _COMPLETED.replace("RESULT", "CAST(:result AS jsonb)"), CHUNK_TRANSITIONS[ChunkStatus.COMPLETED]
+)
 _ALL_PAGES = "UPDATE document_ocr_chunks SET pages_done = page_end - page_start + 1 WHERE id = :id"
 
 
@@ -142,10 +142,23 @@ def complete(
     :param grace: seconds for Celery's chord to publish the body, when this was the last chunk.
     :param likely: the status to look for first; the right guess saves a statement.
     """
+    if conn.dialect.name == "postgresql":
+        found = execute_prepared(
+            conn,
+            _COMPLETE_AT_ONCE,
+            id=chunk_id,
+            seconds=seconds or 0.0,
+            timed=int(seconds is not None),
+            result=_small_json(result),
+            grace=grace,
+            intact=intact,
+            eta=eta,
+        )
+        return None if found is None else Change(*at_once.rows(found))
     for old in _likely_first(ChunkStatus.COMPLETED, likely):
         chunk = execute_one(
             conn,
-            _COMPLETE_BY_DIALECT[conn.dialect.name],
+            _COMPLETE,
             id=chunk_id,
             old=old.value,
             seconds=seconds or 0.0,

@@ -36,6 +36,7 @@ def message_sql(row: Stage, *, completed: str, total: str) -> str:
 
 
 _CHUNKS = stage(StageName.CHUNK_PROCESSING)
+#: The change of the job's row. :func:`move` fills in its parameters; ``at_once`` puts expressions in their place.
 _MOVE = f"""
 UPDATE processing_jobs SET
     status = 'PROCESSING',
@@ -60,11 +61,12 @@ UPDATE processing_jobs SET
     updated_at = {{now}},
     version = version + 1
 WHERE id = :job_id AND status IN ('PENDING', 'PROCESSING') AND stage_name <> '{StageName.MERGE}'
-RETURNING *, {{now}} AS now
 """
-_MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
+MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
+_RETURNING = "RETURNING *, {now} AS now"
 
-_DELTAS = {
+#: The counter of each status, as ``MOVE_BY_DIALECT`` calls what it grows by.
+DELTAS = {
     ChunkStatus.PENDING: "pending",
     ChunkStatus.PROCESSING: "processing",
     ChunkStatus.COMPLETED: "completed",
@@ -88,12 +90,12 @@ def move(
     Returns the job's row with ``now``, or None where the run is over or its merge has begun: the counts are then
     frozen, because they say what is in the merged file, and the caller rolls back.
     """
-    deltas = dict.fromkeys(_DELTAS.values(), 0)
-    deltas[_DELTAS[old]] -= 1
-    deltas[_DELTAS[new]] += 1
+    deltas = dict.fromkeys(DELTAS.values(), 0)
+    deltas[DELTAS[old]] -= 1
+    deltas[DELTAS[new]] += 1
     return execute_one(
         conn,
-        _MOVE_BY_DIALECT[conn.dialect.name],
+        MOVE_BY_DIALECT[conn.dialect.name] + _RETURNING,
         job_id=chunk["job_id"],
         chunk_index=chunk["chunk_index"],
         page_start=chunk["page_start"],

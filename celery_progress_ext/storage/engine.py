@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
@@ -76,8 +77,10 @@ class Database:
         with self.engine.connect().execution_options(cpx_read_only=True) as conn:
             yield conn
 
-    def write(self, work: Callable[[Connection], T | None]) -> T | None:
+    def write(self, work: Callable[[Connection], T | None], *, single: bool = False) -> T | None:
         """Run ``work(conn)`` in one short transaction; None, and nothing changed, where it raises :class:`Stale`.
+
+        ``single`` says that on PostgreSQL it is one statement: that is a transaction without being told so.
 
         It runs again where the database asks for that (a deadlock), and on a new connection where the old one broke
         (a restart). Changes are guarded, so one that was committed after all takes no effect a second time.
@@ -86,7 +89,7 @@ class Database:
         """
         for tries in range(_WRITE_TRIES):
             try:
-                with self.engine.begin() as conn:
+                with self._transaction(single) as conn:
                     return work(conn)
             except Stale:
                 return None
@@ -95,6 +98,21 @@ class Database:
                     raise _not_migrated(error) or error from None
                 time.sleep(0.01 * 2**tries)
         raise AssertionError("unreachable")
+
+    def _transaction(self, single: bool) -> AbstractContextManager[Connection]:
+        return self._autocommit() if single and self.dialect == "postgresql" else self.engine.begin()
+
+    @contextmanager
+    def _autocommit(self) -> Iterator[Connection]:
+        with self.engine.connect() as conn:
+            # Not SQLAlchemy's isolation_level="AUTOCOMMIT", which costs two round trips.
+            dbapi: Any = conn.connection.dbapi_connection
+            dbapi.autocommit = True
+            try:
+                yield conn
+            finally:
+                if not dbapi.closed:
+                    dbapi.autocommit = False
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work(conn)``, all of whose queries see the database as it was at one moment; it takes no write lock.
@@ -176,6 +194,47 @@ def execute_one(conn: Connection, text: str, /, **params: Any) -> Row | None:
     """One statement on ``conn``, and the first row that it returns."""
     found = execute(conn, text, **params)
     return found[0] if found else None
+
+
+def execute_prepared(conn: Connection, text: str, /, **params: Any) -> Row | None:
+    """:func:`execute_one` for a statement of PostgreSQL whose plan costs more than its work: planned once a connection.
+
+    The statement's name tells its text. So it does no harm that a pooler before the server (pgbouncer in transaction
+    mode) gives a connection on which it is not prepared yet, or was by somebody else; outside a transaction only, which
+    the error would end.
+    """
+    name, prepare, run = _prepared(text)
+    known = conn.connection.info.setdefault("cpx_prepared", set())
+    if name not in known:
+        _prepare(conn, prepare)
+        known.add(name)
+    try:
+        return execute_one(conn, run, **params)
+    except conn.dialect.loaded_dbapi.Error as error:
+        if getattr(error, "pgcode", None) != _NOT_PREPARED:
+            raise
+    _prepare(conn, prepare)
+    return execute_one(conn, run, **params)
+
+
+_NOT_PREPARED, _PREPARED_ALREADY = "26000", "42P05"
+
+
+def _prepare(conn: Connection, prepare: str) -> None:
+    try:
+        execute(conn, prepare)
+    except conn.dialect.loaded_dbapi.Error as error:
+        if getattr(error, "pgcode", None) != _PREPARED_ALREADY:
+            raise
+
+
+@lru_cache(maxsize=32)
+def _prepared(text: str) -> tuple[str, str, str]:
+    """Its name, the statement that prepares it, and the one that runs it, with named parameters."""
+    names = list(dict.fromkeys(_NAMED.findall(text)))
+    name = "cpx_" + hashlib.sha256(text.encode()).hexdigest()[:16]
+    numbered = _NAMED.sub(lambda found: f"${names.index(found[1]) + 1}", text)
+    return name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({', '.join(':' + each for each in names)})"
 
 
 def execute_many(conn: Connection, text: str, params: list[dict[str, Any]]) -> None:

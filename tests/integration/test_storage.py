@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
+from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseNotMigrated, JobNotFound
 from celery_progress_ext.storage import (
     Database,
@@ -302,6 +307,52 @@ def test_concurrent_completions_lose_nothing(rows: Rows) -> None:
     snapshot = rows.jobs.snapshot(job_id)
     assert (snapshot.chunks.completed, snapshot.version, snapshot.progress_pct) == (60, 61, 100)
     assert snapshot.pages_done == 60 * 25
+
+
+def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
+    """Starts, pages, failures, losses and completions of the same few chunks, from eight writers: none raises."""
+    job_id = rows.create(6)
+    kinds: tuple[Callable[[int], Any], ...] = (
+        lambda index: rows.start(job_id, index, max_tries=1000),
+        lambda index: rows.progress(job_id, index, attempt=1, done=index),
+        lambda index: rows.fail(job_id, index),
+        lambda index: rows.lose(job_id, index),
+        lambda index: rows.complete(job_id, index),
+    )
+    changes = [(kind, index) for index in range(6) for kind in kinds] * 8
+    random.Random(7).shuffle(changes)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda change: change[0](change[1]), changes))
+    assert audit(rows.database) == []
+    assert rows.jobs.snapshot(job_id).chunks.completed == 6
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, 1e-12, 0.37, 25.0, 1e13])
+def test_the_pace_is_that_of_the_estimate(rows: Rows, seconds: float | None) -> None:
+    """One rule in two languages: PostgreSQL works it out in the statement of the completion."""
+    job_id = rows.create(2, pages=7)
+    change = rows.complete(job_id, 1, seconds=seconds)
+    assert change is not None
+    pace = Pace() if seconds is None else Pace.of(7, seconds)
+    for name, value in asdict(pace).items():
+        assert change.job["pace_" + name] == pytest.approx(value, rel=1e-9), name
+
+
+def test_a_pooler_s_other_connection_prepares_again(postgres_url: str) -> None:
+    """pgbouncer gives each transaction a connection of its own choice: without our statement, or with it already."""
+    rows = Rows(postgres_url)
+    job_id = rows.create(4)
+    assert rows.complete(job_id, 0) is not None
+    rows.database.write(lambda conn: execute(conn, "DEALLOCATE ALL"))
+    assert rows.complete(job_id, 1) is not None
+
+    def forget(conn: Connection) -> None:
+        conn.connection.info.clear()
+
+    rows.database.write(forget)
+    assert rows.complete(job_id, 2) is not None
+    assert rows.complete(job_id, 2) is None
+    rows.database.dispose()
 
 
 def test_a_cancel_and_completions_at_once_leave_true_counts(rows: Rows) -> None:

@@ -61,9 +61,13 @@ class Rows:
             lambda conn: chunks.start(conn, chunk_id, **{"lease": LEASE, "max_tries": 3, **options})
         )
 
-    def complete(self, job_id: str, index: int, result: Any = None) -> chunks.Change | None:
+    def complete(
+        self, job_id: str, index: int, result: Any = None, seconds: float | None = None
+    ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
-        return self.database.write(lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE))
+        return self.database.write(
+            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds), single=True
+        )
 
     def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)

@@ -1,37 +1,71 @@
-"""Log lines of a process that has not set up structlog."""
+"""Where the library's log lines go."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import structlog
 
 from celery_progress_ext.log import get_logger
 
 
-def test_a_line_goes_to_the_logger_of_its_module(caplog: pytest.LogCaptureFixture) -> None:
-    """With its context, the place that logs, and nothing of ``%`` in it taken for a format."""
-    caplog.set_level("INFO")
-    get_logger("some.module").bind(job_id="j").warning("at_100_%s", pct=100)
+@pytest.fixture(autouse=True)
+def _not_set_up() -> Iterator[None]:
+    before, configured = structlog.get_config(), structlog.is_configured()
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+    if configured:
+        structlog.configure(**before)
+
+
+def test_without_a_set_up_they_go_to_the_module_s_logger(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker shows whatever is printed as a warning."""
+    with caplog.at_level(logging.INFO, logger="celery_progress_ext.some"):
+        get_logger("celery_progress_ext.some").info("chunk_completed", job_id="job_1", chunk_index=4)
+    record = caplog.records[0]
+    assert (record.name, record.levelname) == ("celery_progress_ext.some", "INFO")
+    assert record.getMessage() == "event='chunk_completed' job_id='job_1' chunk_index=4"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_says_where_it_was_logged_and_keeps_its_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
+    """A context that is bound comes first; nothing is taken for a format."""
+    get_logger("celery_progress_ext.some").bind(job_id="j").warning("at_100_%s", pct=100)
     [record] = caplog.records
-    assert (record.name, record.levelname) == ("some.module", "WARNING")
     assert record.getMessage() == "event='at_100_%s' job_id='j' pct=100"
     assert record.pathname == __file__
 
 
-def test_the_level_of_that_logger_counts(caplog: pytest.LogCaptureFixture) -> None:
-    """A worker with ``--loglevel WARNING`` is not told what is going well."""
-    logging.getLogger("some.module").setLevel("WARNING")
-    get_logger("some.module").info("job_created")
+def test_the_level_of_the_module_s_logger_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """`-l WARNING` shows no line for each chunk."""
+    with caplog.at_level(logging.WARNING, logger="celery_progress_ext"):
+        get_logger("celery_progress_ext.some").info("chunk_completed")
     assert caplog.records == []
 
 
-def test_an_exception_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """Through ``exception``, and through ``exc_info`` at any level."""
-    logger = get_logger("some.module")
+def test_an_error_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """With ``exc_info=True``."""
     try:
-        raise ValueError("what went wrong")
+        raise ValueError("boom")
     except ValueError:
-        logger.exception("failed")
-        logger.warning("failed", exc_info=True)
-    assert caplog.text.count("ValueError: what went wrong") == 2
+        get_logger("celery_progress_ext.some").warning("broken", exc_info=True)
+    assert "ValueError: boom" in caplog.text
+
+
+def test_an_application_that_set_up_structlog_gets_events() -> None:
+    """Also when it does so after the library was imported."""
+    logger, seen = get_logger("celery_progress_ext.some"), list[Any]()
+
+    def keep(_logger: Any, _method: str, event: Any) -> Any:
+        seen.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    logger.info("chunk_completed", chunk_index=4)
+    assert seen == [{"event": "chunk_completed", "chunk_index": 4}]
