@@ -109,8 +109,8 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.finish:.2f} s (publish {self.publish:.2f}), worker {self.cpu:.2f} s of CPU, {self.worker:.0f} MB ({self.unshared:.0f} unshared),"
-            f" publisher {self.publisher:.0f} MB"
+            f"{self.finish:.2f} s (publish {self.publish:.2f}), worker {self.cpu:.2f} s of CPU, {self.worker:.0f} MB"
+            f" ({self.unshared:.0f} unshared), publisher {self.publisher:.0f} MB"
         )
 
 

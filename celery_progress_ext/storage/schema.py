@@ -1,7 +1,4 @@
-"""The three tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock.
-
-Only migrations import this: it loads every dialect that it names, whichever the database is.
-"""
+"""The three tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
 
 from __future__ import annotations
 

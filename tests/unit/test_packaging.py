@@ -57,14 +57,7 @@ def test_web_loads_no_ocr_engine_and_no_pdf_library() -> None:
 
 
 #: What only some processes need: for migrations, the web application, an application's own logs, a terminal.
-_NOT_FOR_EVERYBODY = (
-    "alembic",
-    "flask",
-    "rich",
-    "sqlalchemy.dialects.postgresql",
-    "sqlalchemy.orm",
-    "structlog",
-)
+_NOT_FOR_EVERYBODY = ("alembic", "flask", "rich", "sqlalchemy.orm", "structlog")
 
 
 def _loaded(code: str, *modules: str) -> list[str]:
@@ -82,7 +75,7 @@ def test_celerys_command_line_does_not_load_the_library() -> None:
 
 def test_the_library_on_sqlite_loads_only_what_it_uses() -> None:
     """All of its public names, and an engine."""
-    code = "from celery_progress_ext import *; from celery_progress_ext.storage import Database, due\n"
+    code = "from celery_progress_ext import *; from celery_progress_ext.storage import Database\n"
     assert _loaded(f"{code}Database('sqlite://').engine", "sqlalchemy", *_NOT_FOR_EVERYBODY) == ["sqlalchemy"]
 
 
