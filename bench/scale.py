@@ -47,7 +47,7 @@ def job_of(progress: CeleryProgress, count: int) -> Iterator[TaskId]:
                 id=ids.chunk_id(job_id, index),
                 chunk=Chunk(index=index, page_start=index + 1, page_end=index + 1),
                 task_id=ids.chunk_task_id(job_id, index, 1),
-                signature={},
+                signature="{}",
             )
             for index in range(count)
         ],

@@ -4,10 +4,10 @@
 
 The bare worker does not load the extension at all. The bare publisher lets go of the parts' results as a tracked chord
 does, and waits for the body alone: Celery's own would spend a core on receiving each part, and then ask for the state
-of every parent of the body, and tracking would look free. Prints of each pair the
-seconds from `apply_async` to the body's result, the worker's CPU, the publisher's peak memory and what the worker's
-processes have to themselves afterwards, and the medians of the ratios. `--database` takes a PostgreSQL URL;
-`postgres` starts an embedded one.
+of every parent of the body, and tracking would look free. Prints of each pair the seconds from `apply_async` to the
+body's result, the worker's CPU, the publisher's peak memory and the memory of the worker's three processes afterwards
+(PSS and USS, see `Cost`), and the medians of the ratios. `--database` takes a PostgreSQL URL; `postgres` starts an
+embedded one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def worker(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 @dataclass(frozen=True)
 class Cost:
     """Of one chord: seconds to publish it and to its body's result, the worker's CPU seconds (its start is in it on
-    both sides), the publisher's peak memory and the memory of the worker's processes that nobody shares, in MB.
+    both sides), the publisher's peak memory and that of the worker's processes, in MB.
+
+    A pool's children share pages with their parent. `worker` is the sum of PSS, in which a page that three processes
+    share counts a third in each: the memory that all take together. `unshared` is the sum of USS, which leaves out
+    every page that two of them share, and counts a parent's page once both children have copies of their own.
     """
 
     publish: float
@@ -94,15 +98,19 @@ class Cost:
     cpu: float
     publisher: float
     worker: float
+    unshared: float
 
     def over(self, bare: Cost) -> dict[str, float]:
         """The ratios to the bare chord's."""
-        return {name: getattr(self, name) / getattr(bare, name) for name in ("finish", "cpu", "publisher", "worker")}
+        return {
+            name: getattr(self, name) / getattr(bare, name)
+            for name in ("finish", "cpu", "publisher", "worker", "unshared")
+        }
 
     def __str__(self) -> str:
         return (
-            f"{self.finish:.2f} s (publish {self.publish:.2f}), worker {self.cpu:.2f} s of CPU, {self.worker:.0f} MB,"
-            f" publisher {self.publisher:.0f} MB"
+            f"{self.finish:.2f} s (publish {self.publish:.2f}), worker {self.cpu:.2f} s of CPU, {self.worker:.0f} MB"
+            f" ({self.unshared:.0f} unshared), publisher {self.publisher:.0f} MB"
         )
 
 
@@ -120,13 +128,15 @@ def run(env: dict[str, str], tasks: int, popen: subprocess.Popen[bytes], *, trac
     published, finished, peak = map(float, done.stdout.split()[-3:])
     leader = psutil.Process(popen.pid)
     processes = (leader, *leader.children(recursive=True))
+    memory = [process.memory_full_info() for process in processes]
     times = [process.cpu_times() for process in processes]
     return Cost(
         publish=published,
         finish=finished,
         cpu=sum(time.user + time.system for time in times),
         publisher=peak,
-        worker=sum(process.memory_full_info().uss for process in processes) / 2**20,
+        worker=sum(each.pss for each in memory) / 2**20,
+        unshared=sum(each.uss for each in memory) / 2**20,
     )
 
 
@@ -164,7 +174,7 @@ def main() -> None:
         print(
             f"{options.tasks} tasks on {options.database}, median ratios: time {medians['finish']:.2f},"
             f" worker's CPU {medians['cpu']:.2f}, publisher's memory {medians['publisher']:.2f},"
-            f" worker's memory {medians['worker']:.2f}"
+            f" worker's memory {medians['worker']:.2f} (unshared {medians['unshared']:.2f})"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from celery import Celery
@@ -183,30 +184,36 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         extension: Extension = type(self)._extension_of(app)
         options = {**self.options, **options}
         job_id = options.pop("progress_job_id", None) or ids.new_job_id()
-        header = _header(self.tasks, args, kwargs)
+        # One copy of the header at a time: the rows hold each signature as JSON, until they are committed, and what is
+        # published is cloned from the members again. Celery makes a copy of its own.
+        members = _members(self.tasks)
         body, followers = _body(self.body, app)
         for callback in (*followers, *_chain_callbacks(options, app), *(maybe_list(options.pop("link", None)) or ())):
             body.link(callback)
-        # In the stored signatures too, so that a chunk sent again goes the same way.
+        # In the stored signatures too, so that a chunk sent again goes the same way. The results are always stored:
+        # what no receiver told is asked of the backend, and a backend that polls waits for them for ever (F26).
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
-        for signature in (*header, body):
-            # The results are always stored: what no receiver told is asked of the backend, and a backend that polls
-            # waits for them for ever (F26).
-            signature.options.update(sent_with, ignore_result=False)
+        sent_with["ignore_result"] = False
+        body.options.update(sent_with)
+        header = _Header(members, args, kwargs, sent_with)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
-        new = _new_job(job_id, self.tracking, header, body)
-        due = extension.runtime.settings.lease_seconds
-        created = extension.runtime.database.write(lambda conn: job_writes.create(conn, new, due=due))
+        create = partial(
+            job_writes.create,
+            new=_new_job(job_id, self.tracking, header, body),
+            due=extension.runtime.settings.lease_seconds,
+        )
+        created = extension.runtime.database.write(create)
+        del create
         job = TrackedJob(job_id, extension, app=app)
         if created is None:
             logger.info("job_exists", job_id=job_id)
             return job
-        logger.info("job_created", job_id=job_id, matter_id=new.matter_id, chunks=len(header))
+        logger.info("job_created", job_id=job_id, matter_id=self.tracking["matter_id"], chunks=len(header))
         extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
-        tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
-        plain = chord(tasks, _with_id(body, job_id), app=app)
-        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        forget_parts(app, (row.task_id for row in new.chunks))
+        # A chord copies the members of a list, but not those of a group.
+        tasks = group([_with_id(sig, ids.chunk_task_id(job_id, n, 1)) for n, sig in enumerate(header)], app=app)
+        chord(tasks, _with_id(body, job_id), app=app).apply_async(task_id=job_id, root_id=job_id, **delay)
+        forget_parts(app, (ids.chunk_task_id(job_id, index, 1) for index in range(len(header))))
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -218,20 +225,36 @@ def bind(find: Any) -> None:
     tracked_chord._extension_of = staticmethod(find)
 
 
-def _header(tasks: Any, args: Any, kwargs: Any) -> list[Signature]:
+def _members(tasks: Any) -> list[Signature]:
     members = list(tasks.tasks if isinstance(tasks, group) else tasks)
     if not members:
         raise InvalidCanvas("The header is empty: give tracked_chord at least one task signature.")
-    header = []
     for index, member in enumerate(members):
-        signature = member if isinstance(member, Signature) else Signature.from_dict(member)
-        if isinstance(signature, group | chord | chain) or signature.subtask_type:
+        if not isinstance(member, Signature):
+            members[index] = member = Signature.from_dict(member)
+        if isinstance(member, group | chord | chain) or member.subtask_type:
             raise InvalidCanvas(
-                f"Header member {index} is a {signature.subtask_type or type(signature).__name__}, not a task: a chunk"
+                f"Header member {index} is a {member.subtask_type or type(member).__name__}, not a task: a chunk"
                 " is one task. Call the steps from one task, or chain them after the tracked chord."
             )
-        header.append(signature.clone(args, kwargs))
-    return header
+    return members
+
+
+class _Header:
+    """The chunks' signatures as they are sent, each cloned from its member when it is asked for."""
+
+    def __init__(self, members: Sequence[Signature], args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+        self._members = members
+        self._args = args
+        self._kwargs = kwargs
+        self._options = options
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Signature]:
+        for member in self._members:
+            yield member.clone(self._args, self._kwargs).set(**self._options)
 
 
 def _body(body: Any, app: Celery) -> tuple[Signature, list[Signature]]:
@@ -262,7 +285,7 @@ def _chain_callbacks(options: dict[str, Any], app: Celery) -> list[Signature]:
     return [steps[0] if len(steps) == 1 else chain(*steps, app=app)]
 
 
-def _new_job(job_id: str, tracking: Mapping[str, Any], header: Sequence[Signature], body: Signature) -> NewJob:
+def _new_job(job_id: str, tracking: Mapping[str, Any], header: _Header, body: Signature) -> NewJob:
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
     chunks = _chunks(tracking["ranges"], len(header))
@@ -272,15 +295,15 @@ def _new_job(job_id: str, tracking: Mapping[str, Any], header: Sequence[Signatur
         document_id=tracking["document_id"],
         unit=tracking["unit"],
         on_chunk_failure=tracking["on_chunk_failure"],
-        metadata=_json(tracking["metadata"], "metadata"),
+        metadata=json.loads(_json(tracking["metadata"], "metadata")),
         body_task_id=ids.body_task_id(job_id, 1),
-        body_signature=_json(dict(body), "the body's arguments"),
+        body_signature=json.loads(_json(body, "the body's arguments")),
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),
                 chunk=chunk,
                 task_id=ids.chunk_task_id(job_id, chunk.index, 1),
-                signature=_json(dict(signature), f"the arguments of chunk {chunk.index}"),
+                signature=_json(signature, f"the arguments of chunk {chunk.index}"),
             )
             for chunk, signature in zip(chunks, header, strict=True)
         ],
@@ -304,16 +327,16 @@ def _chunks(ranges: Sequence[Sequence[int]] | None, count: int) -> list[Chunk]:
     return [Chunk(index=index, page_start=first, page_end=last) for index, (first, last) in enumerate(ranges)]
 
 
-def _json(value: Any, what: str) -> Any:
+def _json(value: Any, what: str) -> str:
     try:
-        return json.loads(json.dumps(value))
+        return json.dumps(value)
     except (TypeError, ValueError) as error:
         raise InvalidCanvas(f"{what} must be JSON-serialisable, so that it can be sent again: {error}") from None
 
 
 def _with_id(signature: Signature, task_id: str) -> Signature:
-    """A copy with its task id chosen: `group` keeps it through publishing."""
-    return signature.clone().set(task_id=task_id)
+    """The signature with its task id chosen: `group` keeps it through publishing."""
+    return signature.set(task_id=task_id)
 
 
 def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:

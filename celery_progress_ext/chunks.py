@@ -69,7 +69,7 @@ class ChunkProgress:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """One chunk's range. ``index`` counts from 0; ``page_start`` and ``page_end`` from 1, both inclusive."""
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand
-from rich.console import Console
-from rich.table import Table
 
 from celery_progress_ext.exceptions import ProgressError
-from celery_progress_ext.extension import CeleryProgress
-from celery_progress_ext.jobs import JobSnapshot
+
+# Celery imports this module in each of its commands, for every app of the environment: a worker that tracks nothing
+# should not load the library for it, nor one that does rich.
+if TYPE_CHECKING:
+    from celery_progress_ext.extension import CeleryProgress
+    from celery_progress_ext.jobs import JobSnapshot
 
 #: Exit codes; click itself uses 2 for wrong usage.
 EXIT_ERROR, EXIT_DRIFT = 1, 3
@@ -31,6 +33,8 @@ def _command(*params: Callable[[Any], Any]) -> Callable[[Callable[..., None]], A
     def wrap(work: Callable[..., None]) -> Any:
         @wraps(work)
         def run(**options: Any) -> None:
+            from celery_progress_ext.extension import CeleryProgress
+
             try:
                 work(CeleryProgress.of(click.get_current_context().obj.app), **options)
             except ProgressError as error:
@@ -61,6 +65,9 @@ def migrate(extension: CeleryProgress) -> None:
 )
 def list_(extension: CeleryProgress, matter: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs."""
+    from rich.console import Console
+    from rich.table import Table
+
     snapshots = extension.jobs.list(matter, limit=limit)
     if as_json:
         for snapshot in snapshots:

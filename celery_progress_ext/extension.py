@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
-from celery_progress_ext import canvas, guard, runtime
+from celery_progress_ext import canvas, guard, prefork, runtime
 from celery_progress_ext import signals as receivers
 from celery_progress_ext.advice import advise
 from celery_progress_ext.broadcast import Broadcaster
@@ -209,6 +209,11 @@ class CeleryProgress:
         """
         return audit(self.database, job_id)
 
+    def _warm(self) -> None:
+        """Make what a worker's children use before they are forked from it; nothing of it is a connection."""
+        # A child makes an engine of its own, but the dialect and its driver are imported then.
+        _ = (self.database.engine, self.broadcaster)
+
     def _on_finalized(self, sender: Celery, **_: Any) -> None:
         guard.install(sender, receivers.check)
         seconds = self.settings.tick_seconds
@@ -241,6 +246,7 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     found = None if app is None else _extension_of(app)
     if found is not None:
         guard.install(found.app, receivers.check)
+        prefork.connect(found._warm)
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
         _revoke_what_was_called_off(found)

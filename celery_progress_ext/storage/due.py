@@ -10,12 +10,13 @@ from sqlalchemy.engine import Connection
 
 from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.storage.engine import Database, Row, execute, execute_one
-from celery_progress_ext.storage.schema import UNAUDITED
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
 #: Rows that one tick deletes, about.
 FORGET_ROWS = 50_000
+#: A job that ended, or ended again after a retry, since it was audited; in the words of an index of the schema.
+UNAUDITED = "finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version"
 
 
 def lapsed_chunks(database: Database) -> list[Row]:

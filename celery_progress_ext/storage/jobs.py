@@ -19,14 +19,14 @@ from celery_progress_ext.storage.counters import message_sql
 from celery_progress_ext.storage.engine import Database, Row, Stale, execute, execute_many, execute_one
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NewChunk:
-    """A chunk before it is published: its range, its task id and the signature it is sent with."""
+    """A chunk before it is published: its range, its task id and the signature it is sent with, as JSON."""
 
     id: str
     chunk: Chunk
     task_id: str
-    signature: Mapping[str, Any]
+    signature: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ INSERT INTO document_ocr_chunks (id, job_id, document_id, chunk_index, page_star
     signature, leased_until)
 VALUES (:id, :job_id, :document_id, :index, :start, :end, 'pending', :task_id, :signature, {now} + :due)
 """
+#: Rows whose parameters are in memory at once.
+_BATCH = 500
 
 
 def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
@@ -83,24 +85,25 @@ def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
     )
     if job is None:
         return None
-    execute_many(
-        conn,
-        _INSERT_CHUNK,
-        [
-            {
-                "id": row.id,
-                "job_id": new.id,
-                "document_id": new.document_id,
-                "index": row.chunk.index,
-                "start": row.chunk.page_start,
-                "end": row.chunk.page_end,
-                "task_id": row.task_id,
-                "signature": json.dumps(row.signature),
-                "due": due,
-            }
-            for row in new.chunks
-        ],
-    )
+    for first in range(0, len(new.chunks), _BATCH):
+        execute_many(
+            conn,
+            _INSERT_CHUNK,
+            [
+                {
+                    "id": row.id,
+                    "job_id": new.id,
+                    "document_id": new.document_id,
+                    "index": row.chunk.index,
+                    "start": row.chunk.page_start,
+                    "end": row.chunk.page_end,
+                    "task_id": row.task_id,
+                    "signature": row.signature,
+                    "due": due,
+                }
+                for row in new.chunks[first : first + _BATCH]
+            ],
+        )
     history.record(conn, job, EventType.JOB_CREATED)
     return job
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from celery_progress_ext.storage.due import UNAUDITED
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -26,8 +28,7 @@ def _real(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
 
 
-#: A job that ended, or ended again after a retry, since it was audited.
-UNAUDITED = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
+_UNAUDITED = sa.text(UNAUDITED)
 
 processing_jobs = sa.Table(
     "processing_jobs",
@@ -86,7 +87,7 @@ processing_jobs = sa.Table(
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
     # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same words.
-    sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=UNAUDITED, postgresql_where=UNAUDITED),
+    sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=_UNAUDITED, postgresql_where=_UNAUDITED),
 )
 
 document_ocr_chunks = sa.Table(

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
+from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseNotMigrated, JobNotFound
@@ -32,7 +33,7 @@ from celery_progress_ext.storage import (
 )
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.engine import execute
-from celery_progress_ext.storage.jobs import NewJob
+from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from tests.support.rows import LEASE, Rows
 
 
@@ -53,6 +54,25 @@ def test_creating_a_job_again_changes_nothing(rows: Rows) -> None:
     )  # fmt: skip
     assert rows.database.write(lambda conn: jobs.create(conn, again, due=LEASE)) is None
     assert rows.jobs.snapshot(job_id).matter_id == "m"
+
+
+def test_a_job_of_many_chunks_is_created_whole_or_not_at_all(rows: Rows) -> None:
+    """Rows are inserted in batches, in one transaction."""
+    assert rows.jobs.snapshot(rows.create(1_201)).chunks.pending == 1_201
+    broken = [
+        NewChunk(
+            id=f"x{index % 1_200}", chunk=Chunk(index=index, page_start=1, page_end=1), task_id="t", signature="{}"
+        )
+        for index in range(1_201)
+    ]
+    job = NewJob(
+        id="x", matter_id="m", document_id="x", unit="pages", on_chunk_failure="fail", metadata={},
+        body_task_id="x", body_signature={}, chunks=broken,
+    )  # fmt: skip
+    with pytest.raises(rows.database._errors, match=r"(?i)unique"):
+        rows.database.write(lambda conn: jobs.create(conn, job, due=LEASE))
+    assert rows.database.rows("SELECT id FROM document_ocr_chunks WHERE job_id = 'x'") == []
+    assert rows.database.row("SELECT id FROM processing_jobs WHERE id = 'x'") is None
 
 
 def test_a_completion_counts_once(rows: Rows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -69,6 +70,11 @@ def make_app(environ: Mapping[str, str]) -> Celery:
         with Path(path).open("a") as out:
             out.write(f"{self.request.id} {sorted(results)}\n")
         return sum(results)
+
+    @app.task(name="frozen", shared=False)  # type: ignore[untyped-decorator]
+    def frozen() -> tuple[int, int]:
+        """This process, and how many objects it has from before the garbage collector was told to leave them."""
+        return os.getpid(), gc.get_freeze_count()
 
     @app.task(name="add", shared=False)  # type: ignore[untyped-decorator]
     def add(number: int, other: int = 0) -> int:

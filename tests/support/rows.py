@@ -47,7 +47,7 @@ class Rows:
                     id=ids.chunk_id(job_id, index),
                     chunk=Chunk(index=index, page_start=index * pages + 1, page_end=(index + 1) * pages),
                     task_id=ids.chunk_task_id(job_id, index, 1),
-                    signature={},
+                    signature="{}",
                 )
                 for index in range(total)
             ],

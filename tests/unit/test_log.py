@@ -34,6 +34,14 @@ def test_without_a_set_up_they_go_to_the_module_s_logger(
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_line_says_where_it_was_logged_and_keeps_its_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
+    """A context that is bound comes first; nothing is taken for a format."""
+    get_logger("celery_progress_ext.some").bind(job_id="j").warning("at_100_%s", pct=100)
+    [record] = caplog.records
+    assert record.getMessage() == "event='at_100_%s' job_id='j' pct=100"
+    assert record.pathname == __file__
+
+
 def test_the_level_of_the_module_s_logger_counts(caplog: pytest.LogCaptureFixture) -> None:
     """`-l WARNING` shows no line for each chunk."""
     with caplog.at_level(logging.WARNING, logger="celery_progress_ext"):

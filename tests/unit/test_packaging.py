@@ -56,6 +56,29 @@ def test_web_loads_no_ocr_engine_and_no_pdf_library() -> None:
     assert done.stdout.strip() == ""
 
 
+#: What only some processes need: for migrations, the web application, an application's own logs, a terminal.
+_NOT_FOR_EVERYBODY = ("alembic", "flask", "rich", "sqlalchemy.orm", "structlog")
+
+
+def _loaded(code: str, *modules: str) -> list[str]:
+    """Those of ``modules`` that a process of its own has loaded after ``code``."""
+    code = f"import sys\n{code}\nprint(*[name for name in {modules!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_celerys_command_line_does_not_load_the_library() -> None:
+    """Each of its commands imports every entry point, also for an app that tracks nothing: 20 MB a process."""
+    modules = ("celery_progress_ext.cli", "celery_progress_ext.extension", "sqlalchemy", *_NOT_FOR_EVERYBODY)
+    assert _loaded("import celery.bin.celery", *modules) == ["celery_progress_ext.cli"]
+
+
+def test_the_library_on_sqlite_loads_only_what_it_uses() -> None:
+    """All of its public names, and an engine."""
+    code = "from celery_progress_ext import *; from celery_progress_ext.storage import Database\n"
+    assert _loaded(f"{code}Database('sqlite://').engine", "sqlalchemy", *_NOT_FOR_EVERYBODY) == ["sqlalchemy"]
+
+
 def test_the_procfile_names_the_four_processes() -> None:
     """web, worker, beat and flower, in the order in which they are read about."""
     names = [line.partition(":")[0] for line in (ROOT / "Procfile").read_text().splitlines()]
