@@ -7,17 +7,21 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import redis.exceptions
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
+from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
 from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.exceptions import InvalidCanvas, ProgressError
-from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
+from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
@@ -41,6 +45,14 @@ _MESSAGE_OPTIONS = frozenset(
         "link_error",
     }
 )
+#: What publishing raises where the broker or the result backend is away, or can not take anything now.
+_AWAY = (
+    OperationalError,
+    OSError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ResponseError,  # out of memory, a replica that is read-only
+)
 #: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
 _WATCH_SECONDS = 1.0
 
@@ -51,6 +63,10 @@ class Extension(Protocol):
     @property
     def runtime(self) -> Runtime:
         """Settings, database and broadcaster."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Records how a job ends."""
 
     def retry_failed(self, job_id: str) -> JobSnapshot:
         """Run again what failed."""
@@ -174,8 +190,14 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
     def apply_async(self, args: Any = (), kwargs: Any = None, **options: Any) -> TrackedJob:
         """Insert the rows, then publish the chord.
 
+        From the rows on the job exists. Where the broker or the result backend is away, the job is returned all the
+        same, with the warning ``job_not_sent``: what was not sent is overdue a lease later, and the reconciler sends
+        it once they are back. Who published again would have two jobs.
+
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
+        :raises sqlalchemy.exc.DBAPIError: when the database is away; there is no job then.
+        :raises NotPublished: when the messages can not be sent at all; the job is FAILED then.
         """
         app = self.app
         # The guard is put on an app's tasks when it is finalized; eager tasks run before anything else does that.
@@ -202,11 +224,13 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             logger.info("job_exists", job_id=job_id)
             return job
         logger.info("job_created", job_id=job_id, matter_id=new.matter_id, chunks=len(header))
-        extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
+        try:
+            extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
+        except Exception as error:  # the database went away behind the commit; the job is there, and the tick tells it
+            logger.warning("job_not_told", job_id=job_id, error=f"{type(error).__name__}: {error}")
         tasks = [_with_id(sig, row.task_id) for sig, row in zip(header, new.chunks, strict=True)]
         plain = chord(tasks, _with_id(body, job_id), app=app)
-        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        forget_parts(app, (row.task_id for row in new.chunks))
+        _publish(plain, new, extension, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -216,6 +240,39 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 def bind(find: Any) -> None:
     """Tell the primitive how to find the extension of an app."""
     tracked_chord._extension_of = staticmethod(find)
+
+
+def _publish(plain: chord, new: NewJob, extension: Extension, **delay: Any) -> None:
+    """Send the chord's messages, or leave that to the reconciler."""
+    job_id = new.id
+    try:
+        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
+        forget_parts(plain.app, (row.task_id for row in new.chunks))
+    except SoftTimeLimitExceeded:
+        raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
+    except Exception as error:
+        if plain.app.conf.task_always_eager:
+            raise  # a task's own
+        if (away := _outage(error)) is not None:
+            advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
+            logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)
+            return
+        # A queue, a serializer or a result backend that can not be used: another try would tell the same.
+        reason = f"{type(error).__name__}: {error}"
+        verdict = f"The job could not be published: {reason}"
+        ended = extension.runtime.database.write(
+            lambda conn: job_writes.end(conn, job_id, JobStatus.FAILED, error=verdict)
+        )
+        if ended is not None:
+            extension.recorder.run_ended(ended)
+        raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
+
+
+def _outage(error: BaseException | None) -> BaseException | None:
+    """The error of a server that is away, which Celery may have wrapped: a lost Redis becomes a RuntimeError."""
+    while error is not None and not isinstance(error, _AWAY):
+        error = error.__cause__
+    return error
 
 
 def _header(tasks: Any, args: Any, kwargs: Any) -> list[Signature]:
