@@ -247,7 +247,6 @@ def _publish(plain: chord, new: NewJob, extension: Extension, **delay: Any) -> N
     job_id = new.id
     try:
         plain.apply_async(task_id=job_id, root_id=job_id, **delay)
-        forget_parts(plain.app, (row.task_id for row in new.chunks))
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
     except Exception as error:
@@ -266,6 +265,8 @@ def _publish(plain: chord, new: NewJob, extension: Extension, **delay: Any) -> N
         if ended is not None:
             extension.recorder.run_ended(ended)
         raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
+    finally:
+        forget_parts(plain.app, [row.task_id for row in new.chunks])
 
 
 def _outage(error: BaseException | None) -> BaseException | None:
@@ -373,8 +374,8 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.clone().set(task_id=task_id)
 
 
-def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
-    """Stop waiting for the header's parts: nobody asks for them one by one.
+def forget_parts(app: Celery, task_ids: Sequence[str]) -> None:
+    """Stop waiting for the header's parts: nobody asks for them one by one. Never raises.
 
     Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
     a publisher that lives for long, as a web application does, would never let go of them.
@@ -383,10 +384,19 @@ def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
     consumer = getattr(app.backend, "result_consumer", None)
     if consumer is None:
         return  # a backend that is polled
+    lost: Exception | None = None
     for task_id in task_ids:
+        try:
+            consumer.cancel_for(task_id)
+        except Exception as error:
+            # Redis is away. Celery has dropped the connection, and with it every subscription: what is left to do for
+            # the other parts is to have them not subscribed again, and that needs no Redis.
+            lost = lost or error
+        # Afterwards: an AsyncResult whose last reference this is would unsubscribe in `__del__`, where errors are lost.
         for results in waiting:
             results.pop(task_id, None)
-        consumer.cancel_for(task_id)
+    if lost is not None:
+        logger.warning("parts_not_unsubscribed", error=f"{type(lost).__name__}: {' '.join(str(lost).split())}")
 
 
 class _News:
