@@ -8,17 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import redis.exceptions
 from celery import Celery
 from celery.canvas import Signature, chain, chord, group
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
+from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
 from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.exceptions import InvalidCanvas, ProgressError
-from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
+from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
@@ -42,6 +46,14 @@ _MESSAGE_OPTIONS = frozenset(
         "link_error",
     }
 )
+#: What publishing raises where the broker or the result backend is away, or can not take anything now.
+_AWAY = (
+    OperationalError,
+    OSError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ResponseError,  # out of memory, a replica that is read-only
+)
 #: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
 _WATCH_SECONDS = 1.0
 
@@ -52,6 +64,10 @@ class Extension(Protocol):
     @property
     def runtime(self) -> Runtime:
         """Settings, database and broadcaster."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Records how a job ends."""
 
     def retry_failed(self, job_id: str) -> JobSnapshot:
         """Run again what failed."""
@@ -175,8 +191,14 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
     def apply_async(self, args: Any = (), kwargs: Any = None, **options: Any) -> TrackedJob:
         """Insert the rows, then publish the chord.
 
+        From the rows on the job exists. Where the broker or the result backend is away, the job is returned all the
+        same, with the warning ``job_not_sent``: what was not sent is overdue a lease later, and the reconciler sends
+        it once they are back. Who published again would have two jobs.
+
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
+        :raises sqlalchemy.exc.DBAPIError: when the database is away; there is no job then.
+        :raises NotPublished: when the messages can not be sent at all; the job is FAILED then.
         """
         app = self.app
         # The guard is put on an app's tasks when it is finalized; eager tasks run before anything else does that.
@@ -209,11 +231,14 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             logger.info("job_exists", job_id=job_id)
             return job
         logger.info("job_created", job_id=job_id, matter_id=self.tracking["matter_id"], chunks=len(header))
-        extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
+        try:
+            extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
+        except Exception as error:  # the database went away behind the commit; the job is there, and the tick tells it
+            logger.warning("job_not_told", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        part_ids = [ids.chunk_task_id(job_id, index, 1) for index in range(len(header))]
         # A chord copies the members of a list, but not those of a group.
-        tasks = group([_with_id(sig, ids.chunk_task_id(job_id, n, 1)) for n, sig in enumerate(header)], app=app)
-        chord(tasks, _with_id(body, job_id), app=app).apply_async(task_id=job_id, root_id=job_id, **delay)
-        forget_parts(app, (ids.chunk_task_id(job_id, index, 1) for index in range(len(header))))
+        tasks = group([_with_id(signature, id) for signature, id in zip(header, part_ids, strict=True)], app=app)
+        _publish(chord(tasks, _with_id(body, job_id), app=app), job_id, part_ids, extension, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -223,6 +248,39 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 def bind(find: Any) -> None:
     """Tell the primitive how to find the extension of an app."""
     tracked_chord._extension_of = staticmethod(find)
+
+
+def _publish(plain: chord, job_id: str, part_ids: Sequence[str], extension: Extension, **delay: Any) -> None:
+    """Send the chord's messages, or leave that to the reconciler."""
+    try:
+        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
+    except SoftTimeLimitExceeded:
+        raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
+    except Exception as error:
+        if plain.app.conf.task_always_eager:
+            raise  # a task's own
+        if (away := _outage(error)) is not None:
+            advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
+            logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)
+            return
+        # A queue, a serializer or a result backend that can not be used: another try would tell the same.
+        reason = f"{type(error).__name__}: {error}"
+        verdict = f"The job could not be published: {reason}"
+        ended = extension.runtime.database.write(
+            lambda conn: job_writes.end(conn, job_id, JobStatus.FAILED, error=verdict)
+        )
+        if ended is not None:
+            extension.recorder.run_ended(ended)
+        raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
+    finally:
+        forget_parts(plain.app, part_ids)
+
+
+def _outage(error: BaseException | None) -> BaseException | None:
+    """The error of a server that is away, which Celery may have wrapped: a lost Redis becomes a RuntimeError."""
+    while error is not None and not isinstance(error, _AWAY):
+        error = error.__cause__
+    return error
 
 
 def _members(tasks: Any) -> list[Signature]:
@@ -339,8 +397,8 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.set(task_id=task_id)
 
 
-def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
-    """Stop waiting for the header's parts: nobody asks for them one by one.
+def forget_parts(app: Celery, task_ids: Sequence[str]) -> None:
+    """Stop waiting for the header's parts: nobody asks for them one by one. Never raises.
 
     Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
     a publisher that lives for long, as a web application does, would never let go of them.
@@ -349,10 +407,19 @@ def forget_parts(app: Celery, task_ids: Iterable[str]) -> None:
     consumer = getattr(app.backend, "result_consumer", None)
     if consumer is None:
         return  # a backend that is polled
+    lost: Exception | None = None
     for task_id in task_ids:
+        try:
+            consumer.cancel_for(task_id)
+        except Exception as error:
+            # Redis is away. Celery has dropped the connection, and with it every subscription: what is left to do for
+            # the other parts is to have them not subscribed again, and that needs no Redis.
+            lost = lost or error
+        # Afterwards: an AsyncResult whose last reference this is would unsubscribe in `__del__`, where errors are lost.
         for results in waiting:
             results.pop(task_id, None)
-        consumer.cancel_for(task_id)
+    if lost is not None:
+        logger.warning("parts_not_unsubscribed", error=f"{type(lost).__name__}: {' '.join(str(lost).split())}")
 
 
 class _News:

@@ -29,6 +29,17 @@ class InvalidCanvas(ProgressError):
     """The header or the body cannot be tracked; give a non-empty list of task signatures and a task as body."""
 
 
+class NotPublished(ProgressError):
+    """The job's messages can not be sent as they are; the job is FAILED: mend what the cause names, then retry it.
+
+    :ivar job_id: the job.
+    """
+
+    def __init__(self, message: str | None = None, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
 class DatabaseNotMigrated(ProgressError):
     """The progress tables are missing or old; run `celery -A APP progress migrate`."""
 

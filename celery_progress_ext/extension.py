@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -238,6 +239,10 @@ def _extension_of(app: Celery) -> CeleryProgress | None:
 def _on_beat_init(sender: Any = None, **_: Any) -> None:
     found = _extension_of(sender.app)
     if found is not None:
+        # Beat inside a worker (-B) has closed every descriptor that it inherited, behind the backs of the objects that
+        # own them. Garbage among these (a kombu epoll) closes its number once more when it is collected: not later,
+        # when that is a socket of the tick's.
+        gc.collect()
         found.ticker.start()
 
 

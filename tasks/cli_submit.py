@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy.exc import OperationalError
+
 from celery_progress_ext import JobSnapshot, ProgressError
 from tasks import exits
 from tasks.documents import DocumentStore
@@ -71,6 +73,9 @@ def _submit(
         return _fail(refusal.message, exits.REFUSED)
     except ProgressError as error:
         return _fail(str(error), exits.FAILED)
+    except OperationalError as error:
+        # The rows come first: without the database there is no job. A broker that is away is only warned of.
+        return _fail(f"The database does not answer, so there is no job: {error.orig}", exits.FAILED)
     if not outputs:
         print(job.id, flush=True)
         if not watch:

@@ -11,6 +11,7 @@ import structlog
 
 from celery_progress_ext import tracked_chord
 from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.exceptions import NotPublished
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits
@@ -32,10 +33,13 @@ def submit(
 ) -> TrackedJob:
     """Check the document at ``path``, keep a copy and start its job. Where that fails, nothing is left behind.
 
+    A broker or result backend that is away does not make it fail: the job waits in the rows until they are back.
+
     :param document_id: a new one is made unless given; it must not be taken.
     :param chunk_pages: pages per chunk, ``mode``: what happens to pages with text; from the settings unless given.
     :raises Refused: when the document is not accepted.
     :raises ValueError: for a mode, chunk size or document id that cannot be used.
+    :raises NotPublished: when the job is FAILED before it began; it can be retried, so the original stays.
     """
     mode, size = mode or settings.ocr_mode, chunk_pages or settings.ocr_chunk_pages
     if mode not in MODES:
@@ -50,6 +54,8 @@ def submit(
         try:
             store.put_original(document_id, found.path)
             return _start(document_id, found.pages, ranges, mode, matter_id, filename)
+        except NotPublished:
+            raise
         except BaseException:
             _withdraw(store, document_id)
             raise

@@ -140,6 +140,16 @@ class TestTakingDocumentsIn:
         assert snapshot["metadata"]["filename"] == "scan.pdf"
         assert client.get(links["chunks"]).status_code == client.get(links["history"]).status_code == 200
 
+    def test_a_document_is_taken_while_the_broker_is_away(self, service: Service, sample: bytes) -> None:
+        """The job waits in its rows, and starts when the broker is back: an error would invite a second upload."""
+        service.progress.app.conf.broker_write_url = "redis://127.0.0.1:1/0"
+        response = post(service.client(), sample)
+        assert response.status_code == 202
+        [snapshot] = service.progress.jobs.list()
+        assert response.get_json()["job_id"] == snapshot.job_id
+        assert snapshot.status is JobStatus.PENDING
+        assert service.store.has_original(snapshot.document_id)
+
     @pytest.mark.parametrize("matter_id", [None, "", "a/b", "x" * 65])
     def test_a_matter_that_cannot_be(self, service: Service, sample: bytes, matter_id: str | None) -> None:
         """Without a matter, or with one that cannot be, the form is bad."""

@@ -1,6 +1,6 @@
 """What a chaos run does, drawn from a seed: which faults come when, and which jobs meet them. Pure: nothing runs here.
 
-The same seed, length and database give the same schedule and the same jobs, on every machine.
+The same seed, length and setting give the same schedule and the same jobs, on every machine.
 """
 
 from __future__ import annotations
@@ -11,11 +11,28 @@ from random import Random
 
 from tests.support.chord_app import LEASE
 
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a run's rows and messages are kept in. Results and live snapshots are in Redis everywhere."""
+
+    database: str
+    broker: str
+
+
+SETTINGS = {
+    "sqlite": Setting(database="sqlite", broker="redis"),
+    "postgres": Setting(database="postgres", broker="redis"),
+    "rabbitmq": Setting(database="postgres", broker="rabbitmq"),
+}
+EVERYWHERE = frozenset(SETTINGS)
+_POSTGRES = frozenset(name for name, setting in SETTINGS.items() if setting.database == "postgres")
+_RABBITMQ = frozenset(name for name, setting in SETTINGS.items() if setting.broker == "rabbitmq")
+
 #: Who can be struck. ``database`` stands for the server, the file's lock, or the way there.
-ACTORS = ("worker1", "worker2", "beat", "web", "redis", "database")
-#: Whose way to Redis or the database can be cut or stalled alone.
+ACTORS = ("worker1", "worker2", "beat", "web", "redis", "database", "rabbit")
+#: Whose way to Redis, RabbitMQ or the database can be cut or stalled alone.
 CLIENTS = ("worker1", "worker2", "beat", "web", "publisher")
-BOTH = frozenset({"sqlite", "postgres"})
 #: Seconds without a fault of the same actor, from the end of one to the next.
 PAUSE = (2.5, 8.0)
 #: Nothing is struck before the first jobs are under way. Seconds.
@@ -29,7 +46,7 @@ class Deed:
     actor: str
     name: str
     hold: tuple[float, float]
-    databases: frozenset[str] = BOTH
+    settings: frozenset[str] = EVERYWHERE
 
 
 DEEDS: tuple[Deed, ...] = (
@@ -56,12 +73,18 @@ DEEDS: tuple[Deed, ...] = (
     Deed(actor="redis", name="cut", hold=(0.2, 3.0)),
     Deed(actor="redis", name="stall", hold=(0.5, 2 * LEASE)),
     # another connection holds SQLite's write lock
-    Deed(actor="database", name="lock", hold=(0.5, 2 * LEASE), databases=frozenset({"sqlite"})),
-    Deed(actor="database", name="cut", hold=(0.2, 3.0), databases=frozenset({"postgres"})),
-    Deed(actor="database", name="stall", hold=(0.5, 2 * LEASE), databases=frozenset({"postgres"})),
+    Deed(actor="database", name="lock", hold=(0.5, 2 * LEASE), settings=EVERYWHERE - _POSTGRES),
+    Deed(actor="database", name="cut", hold=(0.2, 3.0), settings=_POSTGRES),
+    Deed(actor="database", name="stall", hold=(0.5, 2 * LEASE), settings=_POSTGRES),
     # kill -9 of PostgreSQL: what was committed without waiting for the disk may be gone
-    Deed(actor="database", name="kill", hold=(0.0, 2.0), databases=frozenset({"postgres"})),
-    Deed(actor="database", name="stop", hold=(0.0, 1.0), databases=frozenset({"postgres"})),
+    Deed(actor="database", name="kill", hold=(0.0, 2.0), settings=_POSTGRES),
+    Deed(actor="database", name="stop", hold=(0.0, 1.0), settings=_POSTGRES),
+    # kill -9: queues are durable, but what was not yet on the disk is gone
+    Deed(actor="rabbit", name="kill", hold=(0.0, 2.0), settings=_RABBITMQ),
+    # SIGTERM, as in an upgrade
+    Deed(actor="rabbit", name="stop", hold=(0.0, 1.0), settings=_RABBITMQ),
+    Deed(actor="rabbit", name="cut", hold=(0.2, 3.0), settings=_RABBITMQ),
+    Deed(actor="rabbit", name="stall", hold=(0.5, 2 * LEASE), settings=_RABBITMQ),
 )
 
 
@@ -85,12 +108,14 @@ class Step:
         return f"{self.at:6.2f} s  {self.actor} {self.deed}{whom} for {self.hold:.2f} s"
 
 
-def schedule(seed: int, seconds: float, database: str = "sqlite") -> list[Step]:
+def schedule(seed: int, seconds: float, setting: str = "sqlite") -> list[Step]:
     """Every fault of a run, in order. One actor has one fault at a time; all are undone at ``seconds``."""
-    steps = []
+    steps: list[Step] = []
     for actor in ACTORS:
-        random = Random(f"{seed} {database} {actor}")
-        deeds = [deed for deed in DEEDS if actor.startswith(deed.actor) and database in deed.databases]
+        random = Random(f"{seed} {setting} {actor}")
+        deeds = [deed for deed in DEEDS if actor.startswith(deed.actor) and setting in deed.settings]
+        if not deeds:
+            continue
         at = CALM + random.uniform(0.0, PAUSE[1])
         while True:
             deed = random.choice(deeds)

@@ -127,7 +127,8 @@ class Run:
         try:
             self.job = canvas.apply_async()
         except Exception as error:
-            # Redis or the database is away. Rows there may be all the same; then the reconciler publishes the job.
+            # The database is away. Rows there may be all the same, where it went away while it committed them; then
+            # the reconciler publishes the job. A broker that is away is no error.
             found = self._until_answered(self._find)
             self.refused = f"{type(error).__name__}: {error}"
             if found:

@@ -23,10 +23,12 @@ import psutil
 import redis
 
 from tasks.servers import PostgresServer, RedisServer, ServerFailed, free_port
-from tests.support.chaos import CLIENTS, Step
+from tests.support.chaos import CLIENTS, SETTINGS, Step
 from tests.support.chords import environment
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import BeatProcess, TestProcess, WorkerProcess
+from tests.support.rabbit import RabbitServer
+from tests.support.services import rabbit_or_skip
 
 MODULE = "tests.support.chaos_app"
 #: What a supervisor gives a process to end by itself, before it kills it. Seconds.
@@ -35,36 +37,43 @@ _TURN = 0.05
 
 
 class Stage:
-    """Two workers, a beat, a web server, Redis and a database; every client has a way of its own to both servers.
+    """Two workers, a beat, a web server and the servers behind them; every client has a way of its own to each server.
 
+    :param setting: a name of ``chaos.SETTINGS``.
     :param visibility: seconds after which Redis delivers again what a worker has not acknowledged.
     """
 
-    def __init__(self, folder: Path, database: str, *, visibility: float) -> None:
+    def __init__(self, folder: Path, setting: str, *, visibility: float) -> None:
         self.folder = folder
         #: What happened beside the schedule, for the failure's report: a process that ended by itself.
         self.notes: list[str] = []
-        self._database = database
         self._visibility = visibility
         self._exit = ExitStack()
         self._redis = RedisServer(folder / "redis", port=free_port())
-        self._postgres = PostgresServer() if database == "postgres" else None
+        self._postgres = PostgresServer() if SETTINGS[setting].database == "postgres" else None
+        self._rabbit = rabbit_or_skip(folder / "rabbit") if SETTINGS[setting].broker == "rabbitmq" else None
         self._sqlite = folder / "progress.db"
-        self._ways: dict[str, dict[str, FaultProxy]] = {"redis": {}, "database": {}}
+        self._ways: dict[str, dict[str, FaultProxy]] = {"redis": {}, "database": {}, "rabbit": {}}
         self._processes: dict[str, TestProcess] = {}
         #: The deed that each actor is under now, and since when.
         self._struck: dict[str, tuple[Step, float]] = {}
         self._lock: sqlite3.Connection | None = None
+        #: The outage after which RabbitMQ was started again.
+        self._rabbit_started: Step | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._redis)
             if self._postgres is not None:
                 stack.enter_context(self._postgres)
+            if self._rabbit is not None:
+                stack.enter_context(self._rabbit)
             for client in CLIENTS:
                 self._ways["redis"][client] = stack.enter_context(FaultProxy.before(self._redis.url))
                 if self._postgres is not None:
                     self._ways["database"][client] = stack.enter_context(FaultProxy.before(self._postgres.url))
+                if self._rabbit is not None:
+                    self._ways["rabbit"][client] = stack.enter_context(FaultProxy.before(self._rabbit.url))
             self._processes = self._cast()
             for process in self._processes.values():
                 stack.callback(process.kill)
@@ -92,8 +101,9 @@ class Stage:
         database = f"sqlite:///{self._sqlite}"
         if self._postgres is not None:
             database = self._ways["database"][client].url(self._postgres.url)
+        broker = None if self._rabbit is None else self._ways["rabbit"][client].url(self._rabbit.url)
         return {
-            **environment(self._ways["redis"][client].url(self.redis_url), database),
+            **environment(self._ways["redis"][client].url(self.redis_url), database, broker_url=broker),
             # No chunk is given up here: that would be right, and a matter of luck.
             "PROGRESS_MAX_ATTEMPTS": "1000",
             "CHAOS_VISIBILITY_SECONDS": str(self._visibility),
@@ -174,6 +184,8 @@ class Stage:
         elif step.deed == "flush":
             with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
                 client.flushall()
+        elif step.actor == "rabbit" and self._rabbit is not None:
+            self._rabbit.kill() if step.deed == "kill" else self._rabbit.ask_to_stop()
         else:
             server = self._server(step.actor)
             server.kill() if step.deed == "kill" else server.stop()
@@ -190,6 +202,9 @@ class Stage:
             return self._put_back(self._processes[step.actor], step)
         elif step.deed == "lock":
             self._unlock()
+        elif step.actor == "rabbit" and self._rabbit is not None:
+            if not self._rabbit_is_back(self._rabbit, step):
+                return False
         elif step.deed in ("kill", "stop"):
             with contextlib.suppress(ServerFailed):  # the dead one's processes may still be ending
                 self._server(step.actor).start()
@@ -197,6 +212,19 @@ class Stage:
                 return False
         del self._struck[step.actor]
         return True
+
+    def _rabbit_is_back(self, rabbit: RabbitServer, step: Step) -> bool:
+        """Start it when it has ended, and look; it takes seconds, in which others are struck and put back."""
+        if self._rabbit_started is not step:
+            if rabbit.alive and time.monotonic() - self._struck["rabbit"][1] < GRACE + step.hold:
+                return False
+            rabbit.kill()
+            rabbit.start(wait=False)
+            self._rabbit_started = step
+        elif not rabbit.alive:
+            # The dead one's name or port was still taken.
+            self._rabbit_started = None
+        return rabbit.ready
 
     def _strike(self, process: TestProcess, step: Step) -> None:
         match step.deed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,8 @@ from tests.support.processes import TestProcess
 
 #: Debian's wrapper in /usr/sbin runs it as another user, on the machine's own data; this is the script behind it.
 _PLACES = ("/usr/lib/rabbitmq/bin", None)
+#: What the node logs when it takes connections.
+_READY = "Server startup complete"
 
 
 def _program(name: str) -> str:
@@ -60,7 +63,7 @@ class RabbitServer:
             log=folder / "rabbit.log",
             env=environ,
             cwd=folder,
-            ready_line="Server startup complete",
+            ready_line=_READY,
         )
 
     @property
@@ -76,11 +79,26 @@ class RabbitServer:
         """``kill -9`` of the node."""
         self._node.kill()
 
-    def start(self) -> Self:
-        """Start the node and wait until it takes connections."""
+    def ask_to_stop(self) -> None:
+        """SIGTERM, an orderly stop; returns at once."""
+        if self._node.alive:
+            self._node.signal(signal.SIGTERM)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the node runs."""
+        return self._node.alive
+
+    @property
+    def ready(self) -> bool:
+        """Whether the node takes connections."""
+        return self._node.alive and _READY in self._node.new_log
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start the node, and wait until it takes connections unless told otherwise."""
         if not self._mapper.alive:
             self._mapper.start()
-        self._node.start()
+        self._node.start(wait=wait)
         return self
 
     def __enter__(self) -> Self:
