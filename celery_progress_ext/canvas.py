@@ -12,6 +12,7 @@ from celery import Celery
 from celery.canvas import Signature, chain, chord, group
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_progress_ext import ids
 from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
@@ -195,7 +196,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             signature.options.update(sent_with, ignore_result=False)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         new = _new_job(job_id, self.tracking, header, body)
-        due = extension.runtime.settings.lease_seconds
+        due = extension.runtime.settings.lease_seconds + _seconds_to(delay, app)
         created = extension.runtime.database.write(lambda conn: job_writes.create(conn, new, due=due))
         job = TrackedJob(job_id, extension, app=app)
         if created is None:
@@ -309,6 +310,16 @@ def _json(value: Any, what: str) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise InvalidCanvas(f"{what} must be JSON-serialisable, so that it can be sent again: {error}") from None
+
+
+def _seconds_to(delay: Mapping[str, Any], app: Celery) -> float:
+    """How long a countdown or eta keeps the messages from being started, as Celery reads them."""
+    if "countdown" in delay:
+        return max(0.0, float(delay["countdown"]))
+    if "eta" in delay:
+        eta = maybe_make_aware(maybe_iso8601(delay["eta"]), app.timezone)
+        return max(0.0, float((eta - app.now()).total_seconds()))
+    return 0.0
 
 
 def _with_id(signature: Signature, task_id: str) -> Signature:
