@@ -92,7 +92,7 @@ class Overtaking:
                 continue
             below[front.job_id] = index
             if len(lost) < due.BATCH:
-                lost += self._lost(front, reached.ripe, index=index)
+                lost += self._lost(front, reached.ripe)
         return Overtaken(lost=lost[: due.BATCH], below=below)
 
     def _fronts(self) -> tuple[list[_Front], _Reached]:
@@ -128,10 +128,11 @@ class Overtaking:
     def _passed(self, front: _Front, reached: dict[Lane, float]) -> bool:
         return front.lane is not None and front.since < reached.get(front.lane, 0.0)
 
-    def _lost(self, front: _Front, reached: dict[Lane, float], *, index: int) -> list[Row]:
+    def _lost(self, front: _Front, reached: dict[Lane, float]) -> list[Row]:
         """The job's overdue chunks that were overtaken more than a lease ago."""
         passed = self._passed(front, reached)
-        rows = due.passed_chunks(self._database, front.job_id, below=index, resent=passed)
+        below = _ALL if passed else front.taken_to
+        rows = due.passed_chunks(self._database, front.job_id, below=below, resent=passed)
         if not rows:
             return []
         ahead = self._ahead(front)

@@ -41,10 +41,12 @@ def _chunks(database: Database, status: str) -> list[Row]:
 
 #: A chunk as it was inserted: its only message is the one that Celery's chord published, in the order of the header.
 _FIRST_MESSAGE = "dispatches = 1 AND attempt = 0 AND error IS NULL"
+#: The plus keeps SQLite from the index of all overdue chunks, where those of one job are to be found.
+_OVERDUE_OF_JOB = "job_id = :id AND status = 'pending' AND +leased_until < {now}"
 _EXTEND = f"""
 UPDATE document_ocr_chunks
 SET leased_until = {{now}} + CASE WHEN chunk_index < :below AND {_FIRST_MESSAGE} THEN :soon ELSE :seconds END
-WHERE job_id = :id AND status = 'pending' AND leased_until < {{now}}
+WHERE {_OVERDUE_OF_JOB}
 """
 
 
@@ -64,23 +66,27 @@ def extend_chunk(database: Database, chunk_id: str, *, seconds: float) -> None:
     database.write(lambda conn: execute(conn, query, id=chunk_id, seconds=seconds))
 
 
-# Each column of a job is one look into an index. `started_at` of the job: else its chunks would be searched in vain.
-_FRONTS = """
-SELECT j.id, j.run, j.created_at, {now} AS now, p.chunk_index AS pending_index, p.signature AS pending_signature,
-    w.started_at AS witness_started_at, w.signature AS witness_signature,
+_FIRST = "FROM document_ocr_chunks c WHERE c.job_id = j.id AND {} ORDER BY c.chunk_index LIMIT 1"
+_PENDING, _STARTED = _FIRST.format("c.status = 'pending'"), _FIRST.format("c.started_at IS NOT NULL")
+_FARTHEST = "SELECT MAX(c.chunk_index) FROM document_ocr_chunks c WHERE c.job_id = j.id AND c.status"
+# Each column is one look into an index, for the jobs of the page alone. Not a join with the chunks: PostgreSQL reads
+# them all for it. Nothing is looked for in a job of which nothing was started: that would be all its chunks, in vain.
+_FRONTS = f"""
+SELECT j.id, j.run, j.created_at, {{now}} AS now,
+    (SELECT c.chunk_index {_PENDING}) AS pending_index, (SELECT c.signature {_PENDING}) AS pending_signature,
+    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.started_at {_STARTED}) END AS witness_started_at,
+    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.signature {_STARTED}) END AS witness_signature,
     CASE WHEN j.run > 1 THEN (
         SELECT e.at FROM job_events e WHERE e.job_id = j.id AND e.type = 'job_retried' ORDER BY e.version DESC LIMIT 1
     ) END AS retried_at,
-    (SELECT MAX(chunk_index) FROM document_ocr_chunks WHERE job_id = j.id AND status = 'processing') AS processing_to,
-    (SELECT MAX(chunk_index) FROM document_ocr_chunks WHERE job_id = j.id AND status = 'completed') AS completed_to,
-    (SELECT MAX(chunk_index) FROM document_ocr_chunks WHERE job_id = j.id AND status = 'failed') AS failed_to
-FROM processing_jobs j
-LEFT JOIN document_ocr_chunks p ON p.id = (
-    SELECT id FROM document_ocr_chunks WHERE job_id = j.id AND status = 'pending' ORDER BY chunk_index LIMIT 1)
-LEFT JOIN document_ocr_chunks w ON w.id = CASE WHEN j.started_at IS NOT NULL THEN (
-    SELECT id FROM document_ocr_chunks WHERE job_id = j.id AND started_at IS NOT NULL ORDER BY chunk_index LIMIT 1) END
-WHERE j.status IN ('PENDING', 'PROCESSING') AND j.stage_name <> 'merge' AND j.total_chunks > 0 AND j.id > :after
-ORDER BY j.id LIMIT :limit
+    ({_FARTHEST} = 'processing') AS processing_to,
+    ({_FARTHEST} = 'completed') AS completed_to,
+    ({_FARTHEST} = 'failed') AS failed_to
+FROM (
+    SELECT id, run, created_at, started_at FROM processing_jobs
+    WHERE status IN ('PENDING', 'PROCESSING') AND stage_name <> 'merge' AND total_chunks > 0 AND id > :after
+    ORDER BY id LIMIT :limit
+) j ORDER BY j.id
 """
 
 
@@ -95,12 +101,14 @@ def fronts(database: Database, *, page: int = 200) -> Iterator[Row]:
         after = rows[-1]["id"]
 
 
-_ENDED_WITNESSES = """
-SELECT j.created_at, w.started_at AS witness_started_at, w.signature AS witness_signature
-FROM processing_jobs j JOIN document_ocr_chunks w ON w.id = (
-    SELECT id FROM document_ocr_chunks WHERE job_id = j.id AND started_at IS NOT NULL ORDER BY chunk_index LIMIT 1)
-WHERE j.finished_at > :since AND j.created_at > :since AND j.started_at IS NOT NULL
-ORDER BY j.finished_at DESC LIMIT :batch
+_ENDED_WITNESSES = f"""
+SELECT j.created_at, (SELECT c.started_at {_STARTED}) AS witness_started_at,
+    (SELECT c.signature {_STARTED}) AS witness_signature
+FROM (
+    SELECT id, created_at FROM processing_jobs
+    WHERE finished_at > :since AND created_at > :since AND started_at IS NOT NULL
+    ORDER BY finished_at DESC LIMIT :batch
+) j
 """
 
 
@@ -111,7 +119,7 @@ def ended_witnesses(database: Database, *, since: float) -> list[Row]:
 
 _PASSED = f"""
 SELECT *, CASE WHEN {_FIRST_MESSAGE} THEN 1 ELSE 0 END AS first_message FROM document_ocr_chunks
-WHERE job_id = :id AND status = 'pending' AND leased_until < {{now}}
+WHERE {_OVERDUE_OF_JOB}
   AND (:resent = 1 OR chunk_index < :below AND {_FIRST_MESSAGE})
 ORDER BY chunk_index LIMIT :batch
 """

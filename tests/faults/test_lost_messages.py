@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -149,6 +150,26 @@ def test_a_merely_long_queue_is_waited_for(any_broker: Bench, worker: Workers) -
     for job in (*jobs, last):
         assert sent_again(any_broker, job) == []
         assert {row["attempt"] for row in any_broker.progress.jobs.chunks(job.id)} == {1}
+
+
+@pytest.mark.parametrize("delay", ["countdown", "eta", "naive_eta"])
+def test_messages_that_wait_for_their_time_are_not_lost(sqlite_chords: Bench, worker: Workers, delay: str) -> None:
+    """A worker takes them from the queue and keeps them, while other jobs go past."""
+    seconds = 2 * LEASE
+    at = datetime.now(tz=UTC) + timedelta(seconds=seconds)
+    when = {"countdown": {"countdown": seconds}, "eta": {"eta": at}, "naive_eta": {"eta": at.replace(tzinfo=None)}}
+    job = sqlite_chords.chord([sqlite_chords.work(n) for n in range(2)]).apply_async(**when[delay])
+    with SteadyLoad(sqlite_chords):
+        sqlite_chords.start_worker(worker)
+        sqlite_chords.assert_healed(job, total=2)
+    assert sent_again(sqlite_chords, job) == []
+    row = sqlite_chords.progress.database.row(
+        """SELECT MIN(c.started_at) - MIN(j.created_at) AS seconds
+           FROM document_ocr_chunks c JOIN processing_jobs j ON j.id = c.job_id WHERE j.id = :id""",
+        id=job.id,
+    )
+    assert row is not None
+    assert row["seconds"] > seconds - 0.5
 
 
 def test_messages_that_a_busy_worker_holds_are_sent_again_once(sqlite_chords: Bench, worker: Workers) -> None:
