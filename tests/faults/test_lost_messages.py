@@ -16,6 +16,7 @@ import redis
 from celery_progress_ext.canvas import TrackedJob
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench
+from tests.support.faultproxy import FaultProxy
 from tests.support.processes import WorkerProcess
 from tests.support.waiting import wait_for
 
@@ -150,6 +151,22 @@ def test_a_merely_long_queue_is_waited_for(any_broker: Bench, worker: Workers) -
     for job in (*jobs, last):
         assert sent_again(any_broker, job) == []
         assert {row["attempt"] for row in any_broker.progress.jobs.chunks(job.id)} == {1}
+
+
+def test_a_message_that_was_delivered_again_is_claimed_on_a_slow_database(
+    rabbit_chords: Bench, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """Its claim takes longer than a heartbeat waits before it records a start: it must not meet that one."""
+    job = rabbit_chords.chord([rabbit_chords.work(number, seconds=0.3) for number in range(3)]).apply_async()
+    lose(rabbit_chords, f"{job.id}.c2.1")  # the others are put back, and so delivered again
+    url = rabbit_chords.env["PROGRESS_DATABASE_URL"]
+    proxy = fault_proxy(url)
+    proxy.slow(0.05)
+    slow = {**rabbit_chords.env, "PROGRESS_DATABASE_URL": proxy.url(url)}
+    worker("tests.support.chord_app", env=slow, args=["-B", "--schedule", str(rabbit_chords.folder / "beat")])
+    rabbit_chords.assert_healed(job, total=3, story=["chunk_started", "chunk_redispatched", "job_completed"])
+    assert [index for index, _ in sent_again(rabbit_chords, job)] == [2]
+    assert [row["attempt"] for row in rabbit_chords.progress.jobs.chunks(job.id)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("delay", ["countdown", "eta", "naive_eta"])
