@@ -14,6 +14,7 @@ from celery.canvas import Signature, chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
@@ -222,7 +223,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         create = partial(
             job_writes.create,
             new=_new_job(job_id, self.tracking, header, body),
-            due=extension.runtime.settings.lease_seconds,
+            due=extension.runtime.settings.lease_seconds + _seconds_to(delay, app),
         )
         created = extension.runtime.database.write(create)
         del create
@@ -390,6 +391,16 @@ def _json(value: Any, what: str) -> str:
         return json.dumps(value)
     except (TypeError, ValueError) as error:
         raise InvalidCanvas(f"{what} must be JSON-serialisable, so that it can be sent again: {error}") from None
+
+
+def _seconds_to(delay: Mapping[str, Any], app: Celery) -> float:
+    """How long a countdown or eta keeps the messages from being started, as Celery reads them."""
+    if "countdown" in delay:
+        return max(0.0, float(delay["countdown"]))
+    if "eta" in delay:
+        eta = maybe_make_aware(maybe_iso8601(delay["eta"]), app.timezone)
+        return max(0.0, float((eta - app.now()).total_seconds()))
+    return 0.0
 
 
 def _with_id(signature: Signature, task_id: str) -> Signature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.canvas import Signature
@@ -26,6 +26,19 @@ SUCCESS, FAILURE = "SUCCESS", "FAILURE"
 
 class ResultLost(ProgressError):
     """A finished chunk's result is in neither the rows nor the result backend; return small references from chunks."""
+
+
+class Lane(NamedTuple):
+    """Messages of one lane are taken in the order in which they were sent: a queue, or a priority of a queue."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+    priority: int | None
+
+
+#: What a task, its signature or a route may say of where a message goes.
+_WHERE = ("queue", "exchange", "routing_key", "priority")
 
 
 class Dispatch:
@@ -99,6 +112,27 @@ class Dispatch:
         )
         queue = route.get("queue")
         return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
+
+    def lane_of(self, signature: Mapping[str, Any]) -> Lane | None:
+        """The lane that a chunk's messages go to, found as Celery finds it; None for a task or queue unknown here."""
+        try:
+            task = self._app.tasks.get(signature["task"])
+            said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
+            route = self._app.amqp.router.route(
+                {name: said[name] for name in _WHERE if said.get(name) is not None},
+                signature["task"],
+                signature.get("args") or (),
+                signature.get("kwargs") or {},
+            )
+        except KeyError:  # QueueNotFound is one
+            return None
+        queue, exchange = (getattr(route.get(name), "name", route.get(name)) for name in ("queue", "exchange"))
+        return Lane(
+            str(queue or self._app.conf.task_default_queue),
+            str(exchange or ""),
+            str(route.get("routing_key") or ""),
+            route.get("priority", self._app.conf.task_default_priority),
+        )
 
     def revoke(self, task_ids: list[str]) -> None:
         """Stop tasks, queued or running; best effort, the rows are the guarantee. Never raises."""

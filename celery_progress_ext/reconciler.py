@@ -17,6 +17,7 @@ from celery_progress_ext.exceptions import DatabaseNotMigrated
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.overtaking import Overtaking
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.signals import describe, jobs_forgotten
@@ -38,6 +39,7 @@ class Reconciler:
         self._recorder = recorder
         self._dispatch = dispatch
         self._check = Check(runtime.database)
+        self._overtaking = Overtaking(runtime.database, dispatch, runtime.settings)
         #: Steps that wait for a migration, which is told once.
         self._waiting: set[str] = set()
         self._drifted = 0
@@ -63,8 +65,16 @@ class Reconciler:
         return len(rows)
 
     def heal_overdue(self) -> int:
-        """A chunk that should have been started: wait while its queue holds messages, else it was lost."""
+        """A chunk that should have been started: lost where it was overtaken or its queue is empty, else it waits."""
         rows = due.overdue_chunks(self._runtime.database)
+        if not rows:
+            return 0
+        overtaken = self._overtaking.look()
+        for row in overtaken.lost:
+            self._each(self._heal_overtaken, row)
+        # Those that were given a message of their own, or were left for now, are not to be judged by the queue's depth.
+        done = {row["id"] for row in overtaken.lost}
+        rows = [row for row in rows if row["id"] not in done]
         depths: dict[str, int | None] = {}
         for job_id, found in groupby(sorted(rows, key=lambda row: str(row["job_id"])), key=lambda row: row["job_id"]):
             chunks = list(found)
@@ -73,11 +83,11 @@ class Reconciler:
             if queue not in depths:
                 depths[queue] = self._dispatch.waiting(signature)
             if depths[queue] != 0:
-                due.extend(self._runtime.database, job_id, seconds=self._runtime.settings.lease_seconds)
+                self._extend(job_id, below=overtaken.below.get(job_id, -1))
                 continue
             for row in chunks:
                 self._each(self._heal_overdue, row)
-        return len(rows)
+        return len(rows) + len(done)
 
     def heal_settled(self) -> int:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""
@@ -121,13 +131,35 @@ class Reconciler:
         self._heal(row, outcome, attempt=row["attempt"], reason="its worker gave no sign of life for a whole lease")
 
     def _heal_overdue(self, row: Row) -> None:
+        self._send_again(row, self._anyone_at_work, reason="no worker started it, although its queue is empty")
+
+    def _heal_overtaken(self, row: Row) -> None:
+        self._send_again(row, self._may_be_held, reason="no worker started it, but one that was sent after it")
+
+    def _send_again(self, row: Row, held: Callable[[Row], bool], *, reason: str) -> None:
         outcome = self._dispatch.outcome(row["task_id"])
         worn_out = row["tries"] >= self._runtime.settings.max_attempts
-        if worn_out and outcome[0] != SUCCESS and self._anyone_at_work(row["job_id"]):
+        if worn_out and outcome[0] != SUCCESS and held(row):
             # A busy worker may hold the message: it is not given up before the others are done.
-            due.extend(self._runtime.database, row["job_id"], seconds=self._runtime.settings.lease_seconds)
+            due.extend_chunk(self._runtime.database, row["id"], seconds=self._runtime.settings.lease_seconds)
         else:
-            self._heal(row, outcome, attempt=None, reason="no worker started it, although its queue is empty")
+            self._heal(row, outcome, attempt=None, reason=reason)
+
+    def _anyone_at_work(self, row: Row) -> bool:
+        return self._runtime.jobs.snapshot(row["job_id"]).chunks.processing > 0
+
+    def _may_be_held(self, row: Row) -> bool:
+        """In a queue that many jobs fill, another job's chunk may keep the worker busy."""
+        return self._anyone_at_work(row) or due.at_work_since(self._runtime.database, row["sent_by"])
+
+    def _extend(self, job_id: str, *, below: int) -> None:
+        """Look at the job's overdue chunks a lease later: none can have been overtaken for a lease before that.
+
+        :param below: chunks in front of it have been, for less than a lease: they are looked at again at the next tick.
+        """
+        settings = self._runtime.settings
+        seconds, soon = settings.lease_seconds, min(settings.tick_seconds, settings.lease_seconds)
+        due.extend(self._runtime.database, job_id, seconds=seconds, soon=soon, below=below)
 
     def _heal(self, row: Row, outcome: tuple[str, Any], *, attempt: int | None, reason: str) -> None:
         """Record a success that no receiver told, else send the chunk again.
@@ -141,9 +173,6 @@ class Reconciler:
         else:
             reason = describe(result) if state == FAILURE else reason
             self._recorder.chunk_lost(_task(row), attempt=attempt, reason=reason, lapsed=True)
-
-    def _anyone_at_work(self, job_id: str) -> bool:
-        return self._runtime.jobs.snapshot(job_id).chunks.processing > 0
 
     def _heal_settled(self, row: Row) -> None:
         if self._recorder.stored_body_success(row["id"], row["body_task_id"]):

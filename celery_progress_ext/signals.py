@@ -132,13 +132,20 @@ def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
 
 
 def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered: bool) -> None:
+    # Where the database is slow, the heartbeat would record the start first, and this claim meet its own task's.
+    work = tracking.heartbeats.end(task_id)
+    attempt = work.attempt if work else None
     try:
         # A worker killed after the result was stored, before it was counted or acknowledged (F3-F6): done is done.
         done = redelivered and tracking.recorder.stored_success(task, task_id)
-        attempt = None if done else tracking.recorder.chunk_started(task, take_over=redelivered)
+        if done:
+            attempt = None
+        elif attempt is None:
+            attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
     except Exception as error:
         # Database or Redis are away: run it, as a first message; its heartbeat asks again, a second run does no harm.
         logger.warning("chunk_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+        tracking.heartbeats.begin(task_id, task, attempt=attempt)
         return
     if attempt is None:
         raise Superseded("the chunk is finished, or another worker has it")

@@ -40,19 +40,129 @@ def _chunks(database: Database, status: str) -> list[Row]:
     )
 
 
-def extend(database: Database, job_id: str, *, seconds: float) -> None:
-    """The job's messages are known to wait in the queue: look at its overdue chunks again later."""
+#: A chunk as it was inserted: its only message is the one that Celery's chord published, in the order of the header.
+_FIRST_MESSAGE = "dispatches = 1 AND attempt = 0 AND error IS NULL"
+#: The plus keeps SQLite from the index of all overdue chunks, where those of one job are to be found.
+_OVERDUE_OF_JOB = "job_id = :id AND status = 'pending' AND +leased_until < {now}"
+_EXTEND = f"""
+UPDATE document_ocr_chunks
+SET leased_until = {{now}} + CASE WHEN chunk_index < :below AND {_FIRST_MESSAGE} THEN :soon ELSE :seconds END
+WHERE {_OVERDUE_OF_JOB}
+"""
 
-    def write(conn: Any) -> None:
-        execute(
-            conn,
-            """UPDATE document_ocr_chunks SET leased_until = {now} + :seconds
-               WHERE job_id = :id AND status = 'pending' AND leased_until < {now}""",
-            id=job_id,
-            seconds=seconds,
-        )
 
-    database.write(write)
+def extend(database: Database, job_id: str, *, seconds: float, soon: float = 0.0, below: int = -1) -> None:
+    """The job's messages are known to wait in the queue: look at its overdue chunks again later.
+
+    :param seconds: how much later.
+    :param soon: the same for chunks in front of index ``below`` on their first message: they were overtaken.
+    """
+    database.write(lambda conn: execute(conn, _EXTEND, id=job_id, seconds=seconds, soon=soon, below=below))
+
+
+def extend_chunk(database: Database, chunk_id: str, *, seconds: float) -> None:
+    """The same for one overdue chunk alone."""
+    query = """UPDATE document_ocr_chunks SET leased_until = {now} + :seconds
+               WHERE id = :id AND status = 'pending' AND leased_until < {now}"""
+    database.write(lambda conn: execute(conn, query, id=chunk_id, seconds=seconds))
+
+
+_FIRST = "FROM document_ocr_chunks c WHERE c.job_id = j.id AND {} ORDER BY c.chunk_index LIMIT 1"
+_PENDING, _STARTED = _FIRST.format("c.status = 'pending'"), _FIRST.format("c.started_at IS NOT NULL")
+_FARTHEST = "SELECT MAX(c.chunk_index) FROM document_ocr_chunks c WHERE c.job_id = j.id AND c.status"
+# Each column is one look into an index, for the jobs of the page alone. Not a join with the chunks: PostgreSQL reads
+# them all for it. Nothing is looked for in a job of which nothing was started: that would be all its chunks, in vain.
+_FRONTS = f"""
+SELECT j.id, j.run, j.created_at, {{now}} AS now,
+    (SELECT c.chunk_index {_PENDING}) AS pending_index, (SELECT c.signature {_PENDING}) AS pending_signature,
+    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.started_at {_STARTED}) END AS witness_started_at,
+    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.signature {_STARTED}) END AS witness_signature,
+    CASE WHEN j.run > 1 THEN (
+        SELECT e.at FROM job_events e WHERE e.job_id = j.id AND e.type = 'job_retried' ORDER BY e.version DESC LIMIT 1
+    ) END AS retried_at,
+    ({_FARTHEST} = 'processing') AS processing_to,
+    ({_FARTHEST} = 'completed') AS completed_to,
+    ({_FARTHEST} = 'failed') AS failed_to
+FROM (
+    SELECT id, run, created_at, started_at FROM processing_jobs
+    WHERE status IN ('PENDING', 'PROCESSING') AND stage_name <> 'merge' AND total_chunks > 0 AND id > :after
+    ORDER BY id LIMIT :limit
+) j ORDER BY j.id
+"""
+
+
+def fronts(database: Database, *, page: int = 200) -> Iterator[Row]:
+    """How far each active job has come in its queue: its first pending chunk, its first and its farthest started one.
+
+    ``retried_at`` is when its unfinished chunks were sent in this run, None in the first one.
+    """
+    after = ""
+    while rows := database.rows(_FRONTS, after=after, limit=page):
+        yield from rows
+        after = rows[-1]["id"]
+
+
+_ENDED_WITNESSES = f"""
+SELECT j.created_at, (SELECT c.started_at {_STARTED}) AS witness_started_at,
+    (SELECT c.signature {_STARTED}) AS witness_signature
+FROM (
+    SELECT id, created_at FROM processing_jobs
+    WHERE finished_at > :since AND created_at > :since AND started_at IS NOT NULL
+    ORDER BY finished_at DESC LIMIT :batch
+) j
+"""
+
+
+def ended_witnesses(database: Database, *, since: float) -> list[Row]:
+    """Of jobs created after ``since`` that ended already, the first chunk that was started; those that ended last."""
+    return database.rows(_ENDED_WITNESSES, since=since, batch=BATCH)
+
+
+_PASSED = f"""
+SELECT *, CASE WHEN {_FIRST_MESSAGE} THEN 1 ELSE 0 END AS first_message FROM document_ocr_chunks
+WHERE {_OVERDUE_OF_JOB}
+  AND (:resent = 1 OR chunk_index < :below AND {_FIRST_MESSAGE})
+ORDER BY chunk_index LIMIT :batch
+"""
+
+
+def passed_chunks(database: Database, job_id: str, *, below: int, resent: bool) -> list[Row]:
+    """A job's overdue chunks in front of index ``below`` on their first message; or all, with those sent again."""
+    return database.rows(_PASSED, id=job_id, below=below, resent=int(resent), batch=BATCH)
+
+
+#: Started chunks of a job that are looked at for one of the right queue.
+_WITNESSES = 50
+
+
+def ripe_witnesses(database: Database, job_id: str, *, first: int, last: int, lease: float) -> list[Row]:
+    """Chunks of a job on their first message that were started more than a lease ago, the last of the header first."""
+    return database.rows(
+        """SELECT chunk_index, signature FROM document_ocr_chunks
+           WHERE job_id = :id AND chunk_index > :first AND chunk_index <= :last AND dispatches = 1
+             AND started_at < {now} - :lease ORDER BY chunk_index DESC LIMIT :limit""",
+        id=job_id,
+        first=first,
+        last=last,
+        lease=lease,
+        limit=_WITNESSES,
+    )
+
+
+def resent_at(database: Database, job_id: str) -> dict[int, float]:
+    """When the newest message of each chunk was sent that had more than one, as the job's history has it."""
+    rows = database.rows(
+        """SELECT chunk_index, MAX(at) AS at FROM job_events
+           WHERE job_id = :id AND type IN ('chunk_redispatched', 'chunk_retrying') GROUP BY chunk_index""",
+        id=job_id,
+    )
+    return {row["chunk_index"]: row["at"] for row in rows}
+
+
+def at_work_since(database: Database, moment: float) -> bool:
+    """Whether any chunk has been worked on since before ``moment``: its worker may hold messages from that time."""
+    query = "SELECT 1 AS found FROM document_ocr_chunks WHERE status = 'processing' AND started_at < :moment LIMIT 1"
+    return database.row(query, moment=moment) is not None
 
 
 def settled_jobs(database: Database) -> list[Row]:

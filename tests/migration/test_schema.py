@@ -10,7 +10,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from celery_progress_ext.storage import Database
+from celery_progress_ext.storage import Database, due
 from celery_progress_ext.storage.migrate import _config, current, head, migrate
 from celery_progress_ext.storage.schema import metadata
 
@@ -77,6 +77,20 @@ _LOOKUPS = {
     " ORDER BY version, id LIMIT 1000",
     "running jobs": "SELECT * FROM processing_jobs WHERE status IN ('PENDING', 'PROCESSING')",
 }
+
+
+@pytest.mark.parametrize("name", ["_FRONTS", "_ENDED_WITNESSES", "_PASSED", "_EXTEND"])
+def test_a_tick_finds_what_was_overtaken_without_reading_every_chunk(tmp_path: object, name: str) -> None:
+    """A thousand jobs of ten thousand chunks wait in the queue: all of them are overdue."""
+    database = Database(f"sqlite:///{tmp_path}/plan.db")
+    migrate(database)
+    statement = sa.text("EXPLAIN QUERY PLAN " + getattr(due, name).replace("{now}", "1"))
+    with database.engine.connect() as conn:
+        plan = [str(row[-1]) for row in conn.execute(statement, dict.fromkeys(statement.compile().params, 1))]
+    database.dispose()
+    # Each look at chunks is at those of one job; the pages of jobs (j) are scanned.
+    looks = [step for step in plan if step.startswith(("SEARCH", "SCAN")) and "processing_jobs" not in step]
+    assert [step for step in looks if "(job_id=?" not in step and step != "SCAN j"] == []
 
 
 @pytest.mark.parametrize("query", _LOOKUPS.values(), ids=_LOOKUPS.keys())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,16 @@ from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, body, chunks, jobs
+from celery_progress_ext.storage.engine import execute
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
 
 LEASE = 30.0
+_TIMES = {
+    "processing_jobs": ("created_at", "started_at", "updated_at", "finished_at", "body_due_at", "body_leased_until"),
+    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at"),
+    "job_events": ("at",),
+}
 
 
 class Rows:
@@ -31,7 +38,17 @@ class Rows:
         self.jobs = JobTrackingService(self.database, self.snapshots)
         self.chunks = OCRChunkService(self.database, self.snapshots)
 
-    def create(self, total: int = 3, *, policy: str = "partial", pages: int = 25, document_id: str = "d") -> str:
+    def create(
+        self,
+        total: int = 3,
+        *,
+        policy: str = "partial",
+        pages: int = 25,
+        document_id: str = "d",
+        signatures: Sequence[Mapping[str, Any]] = ({},),
+        due: float = LEASE,
+    ) -> str:
+        """A job; its chunks have these signatures in turn."""
         job_id = ids.new_job_id()
         new = NewJob(
             id=job_id,
@@ -47,13 +64,19 @@ class Rows:
                     id=ids.chunk_id(job_id, index),
                     chunk=Chunk(index=index, page_start=index * pages + 1, page_end=(index + 1) * pages),
                     task_id=ids.chunk_task_id(job_id, index, 1),
-                    signature="{}",
+                    signature=json.dumps(signatures[index % len(signatures)]),
                 )
                 for index in range(total)
             ],
         )
-        assert self.database.write(lambda conn: jobs.create(conn, new, due=LEASE)) is not None
+        assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
         return job_id
+
+    def pass_time(self, seconds: float) -> None:
+        """Everything that is recorded happened so much earlier, and what is due is due so much sooner."""
+        for table, columns in _TIMES.items():
+            moved = ", ".join(f"{column} = {column} - :seconds" for column in columns)
+            self.database.write(lambda conn, sql=f"UPDATE {table} SET {moved}": execute(conn, sql, seconds=seconds))
 
     def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
