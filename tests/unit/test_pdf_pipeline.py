@@ -100,13 +100,12 @@ def test_a_refused_document_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (answer["error"], answer["jobs"], kept_files(tmp_path)) == ("Refused", [], [])
 
 
-def test_a_job_that_cannot_be_published_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The broker is away: no original, and no job that would be started later and not find it."""
+def test_a_job_is_kept_while_the_broker_is_away(tmp_path: Path) -> None:
+    """It is started once the broker is back, and finds its original then."""
     make_sample(tmp_path / "in.pdf", pages=2, dpi=72)
     answer = submit_without_broker(tmp_path, tmp_path / "in.pdf")
-    assert answer["error"] is not None
-    assert set(answer["jobs"]) <= {"CANCELLED", "FAILED"}
-    assert kept_files(tmp_path) == []
+    assert (answer["error"], answer["jobs"]) == (None, ["PENDING"])
+    assert len(kept_files(tmp_path)) == 1
 
 
 def test_a_submission_imports_no_engine_and_no_pdf_library(tmp_path: Path) -> None:
