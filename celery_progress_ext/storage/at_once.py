@@ -14,12 +14,20 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import MAX_PACE, MAX_PAGES, MIN_PACE
 from celery_progress_ext.history import EventType
 from celery_progress_ext.storage.counters import DELTAS, MOVE_BY_DIALECT
-from celery_progress_ext.storage.engine import Row
-from celery_progress_ext.storage.schema import document_ocr_chunks, processing_jobs
 
-#: The signatures are large JSON that nobody reads from a completion.
-_CHUNK = [column.name for column in document_ocr_chunks.columns if column.name not in ("signature", "result")]
-_JOB = [column.name for column in processing_jobs.columns if column.name != "body_signature"]
+#: What is told of the chunk: not its signature nor its result, large JSON that nobody reads from a completion.
+_CHUNK = (
+    "id",
+    "job_id",
+    "chunk_index",
+    "page_start",
+    "page_end",
+    "status",
+    "attempt",
+    "dispatches",
+    "task_id",
+    "error",
+)
 
 # eta.Pace.of in SQL; test_storage holds them together.
 _PAGES = "(c_page_end - c_page_start + 1)"
@@ -30,8 +38,9 @@ _PACE = f"(LEAST(GREATEST(:seconds, {MIN_PACE} * {_PACE_PAGES}), {MAX_PACE} * {_
 def completion(changes: str, olds: Collection[ChunkStatus]) -> str:
     """The statement that completes the chunk ``:id``.
 
-    Its one row is :func:`rows`' food; there is none where the chunk has another status than ``olds``, or the job does
-    not count any more. It locks the chunk before the job, as every transaction does.
+    Its one row is the job's, with ``now``, and the chunk's, whose columns begin with ``c_``. There is none where the
+    chunk has another status than ``olds``, or the job does not count any more. It locks the chunk before the job, as
+    every transaction does.
 
     :param changes: the ``SET`` list for the chunk.
     """
@@ -49,7 +58,7 @@ def completion(changes: str, olds: Collection[ChunkStatus]) -> str:
         RETURNING was_status, was_done, {", ".join(f"{name} AS c_{name}" for name in _CHUNK)}
     ), moved AS (
         {_NAMED.sub(_expression, MOVE_BY_DIALECT["postgresql"].replace("WHERE id", "FROM chunk WHERE id"))}
-        RETURNING {", ".join(_JOB)}, {{now}} AS now, {", ".join(f"c_{name}" for name in _CHUNK)}
+        RETURNING processing_jobs.*, {{now}} AS now, {", ".join(f"c_{name}" for name in _CHUNK)}
     ), told AS (
         INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, eta_finish_at)
         SELECT id, version, '{EventType.CHUNK_COMPLETED}', {{now}}, c_chunk_index, c_attempt,
@@ -57,11 +66,6 @@ def completion(changes: str, olds: Collection[ChunkStatus]) -> str:
     )
     SELECT * FROM moved
     """
-
-
-def rows(found: Row) -> tuple[Row, Row]:
-    """The job's row after the change, with ``now``, and the chunk's."""
-    return {name: found[name] for name in (*_JOB, "now")}, {name: found["c_" + name] for name in _CHUNK}
 
 
 _NAMED = re.compile(r"(?<!:):([a-z_]+)")

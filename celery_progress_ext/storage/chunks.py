@@ -20,7 +20,7 @@ from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one,
 RESULT_LIMIT = 16_384
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """A change that took effect: the job's row after it (with ``now``), and the chunk's, where one changed."""
 
@@ -154,7 +154,7 @@ def complete(
             intact=intact,
             eta=eta,
         )
-        return None if found is None else Change(*at_once.rows(found))
+        return None if found is None else _change_of(found)
     for old in _likely_first(ChunkStatus.COMPLETED, likely):
         chunk = execute_one(
             conn,
@@ -297,6 +297,12 @@ def release(
             )
             return Change(job=job, chunk=chunk)
     return None
+
+
+def _change_of(found: Row) -> Change:
+    """Of a row of ``at_once``, in which the chunk's columns begin with ``c_``."""
+    chunk = {name[2:]: value for name, value in found.items() if name.startswith("c_")}
+    return Change(job={name: value for name, value in found.items() if not name.startswith("c_")}, chunk=chunk)
 
 
 def _likely_first(new: ChunkStatus, likely: ChunkStatus) -> Iterable[ChunkStatus]:

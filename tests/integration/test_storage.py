@@ -27,6 +27,7 @@ from celery_progress_ext.storage import (
     OCRChunkService,
     Snapshots,
     body,
+    chunks,
     due,
     jobs,
     services,
@@ -303,10 +304,18 @@ def test_concurrent_completions_lose_nothing(rows: Rows) -> None:
     """Eight writers at once, each chunk reported twice."""
     job_id = rows.create(60)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda index: rows.complete(job_id, index), [*range(60), *range(60)]))
+        list(pool.map(lambda index: _told(rows, job_id, index), [*range(60), *range(60)]))
     snapshot = rows.jobs.snapshot(job_id)
     assert (snapshot.chunks.completed, snapshot.version, snapshot.progress_pct) == (60, 61, 100)
     assert snapshot.pages_done == 60 * 25
+
+
+def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) -> chunks.Change | None:
+    """A completion as the recorder writes it: on PostgreSQL one statement, in no transaction of its own."""
+    chunk_id = ids.chunk_id(job_id, index)
+    return rows.database.write(
+        lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds), single=True
+    )
 
 
 def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
@@ -317,7 +326,7 @@ def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
         lambda index: rows.progress(job_id, index, attempt=1, done=index),
         lambda index: rows.fail(job_id, index),
         lambda index: rows.lose(job_id, index),
-        lambda index: rows.complete(job_id, index),
+        lambda index: _told(rows, job_id, index),
     )
     changes = [(kind, index) for index in range(6) for kind in kinds] * 8
     random.Random(7).shuffle(changes)
@@ -331,7 +340,7 @@ def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
 def test_the_pace_is_that_of_the_estimate(rows: Rows, seconds: float | None) -> None:
     """One rule in two languages: PostgreSQL works it out in the statement of the completion."""
     job_id = rows.create(2, pages=7)
-    change = rows.complete(job_id, 1, seconds=seconds)
+    change = _told(rows, job_id, 1, seconds=seconds)
     assert change is not None
     pace = Pace() if seconds is None else Pace.of(7, seconds)
     for name, value in asdict(pace).items():
@@ -342,16 +351,16 @@ def test_a_pooler_s_other_connection_prepares_again(postgres_url: str) -> None:
     """pgbouncer gives each transaction a connection of its own choice: without our statement, or with it already."""
     rows = Rows(postgres_url)
     job_id = rows.create(4)
-    assert rows.complete(job_id, 0) is not None
+    assert _told(rows, job_id, 0) is not None
     rows.database.write(lambda conn: execute(conn, "DEALLOCATE ALL"))
-    assert rows.complete(job_id, 1) is not None
+    assert _told(rows, job_id, 1) is not None
 
     def forget(conn: Connection) -> None:
         conn.connection.info.clear()
 
     rows.database.write(forget)
-    assert rows.complete(job_id, 2) is not None
-    assert rows.complete(job_id, 2) is None
+    assert _told(rows, job_id, 2) is not None
+    assert _told(rows, job_id, 2) is None
     rows.database.dispose()
 
 

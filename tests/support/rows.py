@@ -89,7 +89,7 @@ class Rows:
     ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(
-            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds), single=True
+            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds)
         )
 
     def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
