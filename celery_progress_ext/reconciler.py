@@ -7,6 +7,7 @@ changes as everyone else; so two beats, late ticks and a tick that dies half-way
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -78,16 +79,21 @@ class Reconciler:
         depths: dict[str, int | None] = {}
         for job_id, found in groupby(sorted(rows, key=lambda row: str(row["job_id"])), key=lambda row: row["job_id"]):
             chunks = list(found)
-            signature = as_json(chunks[0]["signature"])
-            queue = self._dispatch.queue_of(signature)
-            if queue not in depths:
-                depths[queue] = self._dispatch.waiting(signature)
-            if depths[queue] != 0:
-                self._extend(job_id, below=overtaken.below.get(job_id, -1))
-                continue
-            for row in chunks:
-                self._each(self._heal_overdue, row)
+            heal = partial(self._heal_overdue_job, chunks, depths, below=overtaken.below.get(job_id, -1))
+            self._each(heal, chunks[0])
         return len(rows) + len(done)
+
+    def _heal_overdue_job(self, chunks: list[Row], depths: dict[str, int | None], first: Row, *, below: int) -> None:
+        """Send a job's overdue chunks again where their queue is empty; its depth is asked for once a tick."""
+        signature = as_json(first["signature"])
+        queue = self._dispatch.queue_of(signature)
+        if queue not in depths:
+            depths[queue] = self._dispatch.waiting(signature)
+        if depths[queue] != 0:
+            self._extend(first["job_id"], below=below)
+            return
+        for row in chunks:
+            self._each(self._heal_overdue, row)
 
     def heal_settled(self) -> int:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""

@@ -1,6 +1,6 @@
 """Which chunks' messages were lost, as the rows tell it, on SQLite and PostgreSQL: those that were overtaken.
 
-The same with real messages and workers is in `tests/faults/test_outages.py`.
+The same with real messages and workers is in `tests/faults/test_lost_messages.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
-from celery_progress_ext import JobStatus
+from celery_progress_ext import CeleryProgress, JobStatus, ids
 from celery_progress_ext.config import Settings
 from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.overtaking import Overtaking
@@ -241,3 +241,19 @@ def _now(rows: Rows) -> float:
     row = rows.database.row("SELECT {now} AS now")
     assert row is not None
     return float(row["now"])
+
+
+def test_a_queue_that_can_not_be_used_keeps_no_other_job_waiting(rows: Rows) -> None:
+    """A signature may name a queue that the settings here do not allow; the others are sent again all the same."""
+    url = rows.database.url.render_as_string(hide_password=False)
+    app = Celery("strict", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(progress_database_url=url, task_create_missing_queues=False)
+    app.conf.task_default_queue = ids.new_job_id()  # the broker in memory outlives a test
+    progress = CeleryProgress(app)
+    jobs = [_create(rows, 1, signatures=(_signature(queue="elsewhere"),)), _create(rows, 1), _create(rows, 1)]
+    rows.pass_time(2 * LEASE)
+    progress.reconciler.heal_overdue()
+    sent = [progress.jobs.chunks(job_id)[0]["dispatches"] for job_id in jobs]
+    progress.database.dispose()
+    app.close()
+    assert sent == [1, 2, 2]
