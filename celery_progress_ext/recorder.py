@@ -364,7 +364,9 @@ class Recorder:
 
     def _announce(self, change: Change, event: str, *, freed: int = 0, **fields: Any) -> None:
         assert change.chunk is not None
-        logger.info(
+        # What did not go well has a reason.
+        tell = logger.warning if "error" in fields else logger.info
+        tell(
             event,
             job_id=change.job["id"],
             chunk_index=change.chunk["chunk_index"],
