@@ -6,9 +6,12 @@ structlog without a set-up prints every line; a Celery worker takes what is prin
 
 from __future__ import annotations
 
+import logging
+import sys
+from functools import cached_property
 from typing import Any
 
-import structlog
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def get_logger(name: str) -> Any:
@@ -18,9 +21,26 @@ def get_logger(name: str) -> Any:
 
 class _Logger:
     def __init__(self, name: str) -> None:
-        self._applications = structlog.get_logger(name)
-        self._plain = structlog.wrap_logger(
-            structlog.stdlib.LoggerFactory()(name),  # which finds the line that logs
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        if "structlog" not in sys.modules and not self._heard(method):
+            # Nobody has set it up, and nobody would see the line: not worth an import of 4 MB, with rich.
+            return _unheard
+        import structlog
+
+        # Asked each time: an application may set it up after it imported the library.
+        return getattr(structlog.get_logger(self._name) if structlog.is_configured() else self._plain, method)
+
+    def _heard(self, method: str) -> bool:
+        return logging.getLogger(self._name).isEnabledFor(_LEVELS.get(method, logging.CRITICAL))
+
+    @cached_property
+    def _plain(self) -> Any:
+        import structlog
+
+        return structlog.wrap_logger(
+            logging.getLogger(self._name),
             processors=[
                 structlog.stdlib.filter_by_level,
                 structlog.processors.format_exc_info,
@@ -30,6 +50,6 @@ class _Logger:
             cache_logger_on_first_use=True,
         )
 
-    def __getattr__(self, method: str) -> Any:
-        # Asked each time: an application may set up structlog after it imported the library.
-        return getattr(self._applications if structlog.is_configured() else self._plain, method)
+
+def _unheard(_event: str, **_context: Any) -> None:
+    """In place of a logger's method."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,12 +36,10 @@ def test_without_a_set_up_they_go_to_the_module_s_logger(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_line_says_where_it_was_logged_and_keeps_its_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
-    """A context that is bound comes first; nothing is taken for a format."""
-    get_logger("celery_progress_ext.some").bind(job_id="j").warning("at_100_%s", pct=100)
-    [record] = caplog.records
-    assert record.getMessage() == "event='at_100_%s' job_id='j' pct=100"
-    assert record.pathname == __file__
+def test_a_line_keeps_its_percent_signs(caplog: pytest.LogCaptureFixture) -> None:
+    """They are no format."""
+    get_logger("celery_progress_ext.some").warning("at_100_%s", path="50%d")
+    assert caplog.records[0].getMessage() == "event='at_100_%s' path='50%d'"
 
 
 def test_the_level_of_the_module_s_logger_counts(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,3 +69,18 @@ def test_an_application_that_set_up_structlog_gets_events() -> None:
     structlog.configure(processors=[keep])
     logger.info("chunk_completed", chunk_index=4)
     assert seen == [{"event": "chunk_completed", "chunk_index": 4}]
+
+
+def test_structlog_is_loaded_for_lines_that_somebody_sees() -> None:
+    """A publisher at its default level does without; a warning loads it, and is seen."""
+    code = """
+import sys
+from celery_progress_ext.log import get_logger
+logger = get_logger("celery_progress_ext.some")
+logger.info("job_created")
+print("structlog" in sys.modules)
+logger.warning("job_not_sent", job_id="job_1")
+print("structlog" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["False", "True"], "event='job_not_sent' job_id='job_1'\n")
