@@ -180,7 +180,9 @@ class Stage:
             self._strike(self._processes[step.actor], step)
         elif step.deed == "lock":
             self._lock = sqlite3.connect(self._sqlite, timeout=5, isolation_level=None)
-            self._lock.execute("BEGIN IMMEDIATE")
+            # A frozen process may hold the lock already, and is not thawed before this returns: as good as ours.
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._lock.execute("BEGIN IMMEDIATE")
         elif step.deed == "flush":
             with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
                 client.flushall()
