@@ -86,6 +86,7 @@ class Database:
         (a restart). Changes are guarded, so one that was committed after all takes no effect a second time.
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
+        :raises sqlalchemy.exc.DBAPIError: whatever else the database says, or that it is away.
         """
         for tries in range(_WRITE_TRIES):
             try:
@@ -95,7 +96,7 @@ class Database:
                 return None
             except self._errors as error:
                 if tries == _WRITE_TRIES - 1 or not self._worth_another_try(error):
-                    raise _not_migrated(error) or error from None
+                    raise self._told(error) from None
                 time.sleep(0.01 * 2**tries)
         raise AssertionError("unreachable")
 
@@ -120,6 +121,7 @@ class Database:
         It runs again on a new connection where the old one broke.
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
+        :raises sqlalchemy.exc.DBAPIError: whatever else the database says, or that it is away.
         """
         for tries in range(2):
             try:
@@ -128,13 +130,14 @@ class Database:
                     return work(conn)
             except self._errors as error:
                 if tries or not self._worth_another_try(error):
-                    raise _not_migrated(error) or error from None
+                    raise self._told(error) from None
         raise AssertionError("unreachable")
 
     def rows(self, query: str, /, **params: Any) -> list[Row]:
         """All rows of a query. ``{now}`` in it is the database's clock.
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
+        :raises sqlalchemy.exc.DBAPIError: whatever else the database says, or that it is away.
         """
         for tries in range(2):
             try:
@@ -142,13 +145,21 @@ class Database:
                     return execute(conn, query, **params)
             except self._errors as error:
                 if tries or not self._worth_another_try(error):
-                    raise _not_migrated(error) or error from None
+                    raise self._told(error) from None
         raise AssertionError("unreachable")
 
     def row(self, query: str, /, **params: Any) -> Row | None:
         """The first row of a query, or None."""
         found = self.rows(query, **params)
         return found[0] if found else None
+
+    def _told(self, error: Exception) -> Exception:
+        """What to raise for an error: SQLAlchemy's kind, also where :func:`execute` went past it to the driver."""
+        driver = self.engine.dialect.loaded_dbapi.Error
+        found = _not_migrated(error)
+        if found is None and isinstance(error, driver):
+            return sa.exc.DBAPIError.instance(None, None, error, driver, dialect=self.engine.dialect)
+        return found or error
 
     @cached_property
     def _errors(self) -> tuple[type[Exception], ...]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
 from celery_progress_ext.chunks import Chunk
@@ -396,6 +397,18 @@ def test_a_database_that_is_not_migrated_says_what_to_do(database_url: str) -> N
     with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
         Snapshots(database, Settings()).get("job_x")
     database.dispose()
+
+
+def test_an_error_of_the_database_is_of_sqlalchemys_kind(rows: Rows) -> None:
+    """Callers, as a web application, know those, and not each driver's; statements go past SQLAlchemy."""
+    works: tuple[Callable[[], Any], ...] = (
+        lambda: rows.database.row("SELECT nonsense("),
+        lambda: rows.database.read(lambda conn: execute(conn, "SELECT nonsense(")),
+        lambda: rows.database.write(lambda conn: execute(conn, "SELECT nonsense(")),
+    )
+    for work in works:
+        with pytest.raises(DBAPIError):
+            work()
 
 
 async def _tell(rows: Rows, job_id: str) -> None:
