@@ -105,27 +105,29 @@ class Dispatch:
             return None
 
     def queue_of(self, signature: Mapping[str, Any]) -> str:
-        """The name of the queue that a chunk's messages go to."""
-        options = dict(signature.get("options") or {})
-        route = self._app.amqp.router.route(
-            {"queue": options["queue"]} if options.get("queue") else {}, signature["task"]
-        )
-        queue = route.get("queue")
-        return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
+        """The name of the queue that a chunk's messages go to.
+
+        :raises celery.exceptions.QueueNotFound: a KeyError, for a queue that is unknown here.
+        """
+        return self._lane(signature).queue
 
     def lane_of(self, signature: Mapping[str, Any]) -> Lane | None:
-        """The lane that a chunk's messages go to, found as Celery finds it; None for a task or queue unknown here."""
+        """The lane that a chunk's messages go to; None for a queue that is unknown here."""
         try:
-            task = self._app.tasks.get(signature["task"])
-            said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
-            route = self._app.amqp.router.route(
-                {name: said[name] for name in _WHERE if said.get(name) is not None},
-                signature["task"],
-                signature.get("args") or (),
-                signature.get("kwargs") or {},
-            )
+            return self._lane(signature)
         except KeyError:  # QueueNotFound is one
             return None
+
+    def _lane(self, signature: Mapping[str, Any]) -> Lane:
+        """As Celery finds it, from what the task, its signature and the routes say."""
+        task = self._app.tasks.get(signature["task"])
+        said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
+        route = self._app.amqp.router.route(
+            {name: said[name] for name in _WHERE if said.get(name) is not None},
+            signature["task"],
+            signature.get("args") or (),
+            signature.get("kwargs") or {},
+        )
         queue, exchange = (getattr(route.get(name), "name", route.get(name)) for name in ("queue", "exchange"))
         return Lane(
             str(queue or self._app.conf.task_default_queue),

@@ -243,6 +243,18 @@ def _now(rows: Rows) -> float:
     return float(row["now"])
 
 
+@pytest.mark.filterwarnings("ignore:The 'queue' task attribute is deprecated")  # Celery's, until version 6
+def test_the_depth_is_asked_of_the_queue_that_the_task_names(rows: Rows, app: Celery) -> None:
+    """Where it is sent again, too."""
+
+    @app.task(name="slow_work", queue="slow", shared=False)  # type: ignore[untyped-decorator]
+    def slow_work() -> None: ...
+
+    dispatch = Dispatch(app, rows.database)
+    assert dispatch.queue_of({"task": "slow_work"}) == "slow"
+    assert dispatch.queue_of({"task": "slow_work", "options": {"queue": "fast"}}) == "fast"
+
+
 def test_a_queue_that_can_not_be_used_keeps_no_other_job_waiting(rows: Rows) -> None:
     """A signature may name a queue that the settings here do not allow; the others are sent again all the same."""
     url = rows.database.url.render_as_string(hide_password=False)
