@@ -13,7 +13,8 @@ from collections.abc import Collection
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import MAX_PACE, MAX_PAGES, MIN_PACE
 from celery_progress_ext.history import EventType
-from celery_progress_ext.storage.counters import DELTAS, MOVE_BY_DIALECT
+from celery_progress_ext.storage.counters import COUNTING, DELTAS, MOVE_BY_DIALECT
+from celery_progress_ext.storage.engine import NAMED
 
 #: What is told of the chunk: not its signature nor its result, large JSON that nobody reads from a completion.
 _CHUNK = (
@@ -51,13 +52,13 @@ def completion(changes: str, olds: Collection[ChunkStatus]) -> str:
         WHERE id = :id AND status IN ({", ".join(f"'{old}'" for old in sorted(olds))}) FOR UPDATE
     ), counts AS (
         SELECT id AS job FROM processing_jobs WHERE id = (SELECT was_job FROM was)
-        AND status IN ('PENDING', 'PROCESSING') AND stage_name <> 'merge' FOR UPDATE
+        AND {COUNTING} FOR UPDATE
     ), chunk AS (
         UPDATE document_ocr_chunks SET pages_done = page_end - page_start + 1, {changes}
         FROM was, counts WHERE id = was_id
         RETURNING was_status, was_done, {", ".join(f"{name} AS c_{name}" for name in _CHUNK)}
     ), moved AS (
-        {_NAMED.sub(_expression, MOVE_BY_DIALECT["postgresql"].replace("WHERE id", "FROM chunk WHERE id"))}
+        {NAMED.sub(_expression, MOVE_BY_DIALECT["postgresql"].replace("WHERE id", "FROM chunk WHERE id"))}
         RETURNING processing_jobs.*, {{now}} AS now, {", ".join(f"c_{name}" for name in _CHUNK)}
     ), told AS (
         INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, eta_finish_at)
@@ -68,7 +69,6 @@ def completion(changes: str, olds: Collection[ChunkStatus]) -> str:
     """
 
 
-_NAMED = re.compile(r"(?<!:):([a-z_]+)")
 _EXPRESSIONS = {
     **{
         delta: f"(-CAST(was_status = '{status}' AS integer))"

@@ -35,6 +35,8 @@ def message_sql(row: Stage, *, completed: str, total: str) -> str:
     return text
 
 
+#: The job counts what its chunks do: its run is not over, and its merge has not begun.
+COUNTING = f"status IN ('PENDING', 'PROCESSING') AND stage_name <> '{StageName.MERGE}'"
 _CHUNKS = stage(StageName.CHUNK_PROCESSING)
 #: The change of the job's row. :func:`move` fills in its parameters; ``at_once`` puts expressions in their place.
 _MOVE = f"""
@@ -60,7 +62,7 @@ UPDATE processing_jobs SET
     started_at = COALESCE(started_at, {{now}}),
     updated_at = {{now}},
     version = version + 1
-WHERE id = :job_id AND status IN ('PENDING', 'PROCESSING') AND stage_name <> '{StageName.MERGE}'
+WHERE id = :job_id AND {COUNTING}
 """
 MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
 _RETURNING = "RETURNING *, {now} AS now"

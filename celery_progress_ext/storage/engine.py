@@ -37,7 +37,7 @@ _ONE_MOMENT: dict[str, dict[str, Any]] = {
 _RETRY_CODES = frozenset({"40001", "40P01"})
 _WRITE_TRIES = 4
 #: A named parameter, and not a cast.
-_NAMED = re.compile(r"(?<!:):([a-z_]+)")
+NAMED = re.compile(r"(?<!:):([a-z_]+)")
 
 
 class Database:
@@ -181,7 +181,7 @@ Row = dict[str, Any]
 @lru_cache(maxsize=512)
 def _statement(text: str, dialect: str) -> str:
     text = text.replace("{now}", _NOW[dialect])
-    return text if dialect == "sqlite" else _NAMED.sub(r"%(\1)s", text)
+    return text if dialect == "sqlite" else NAMED.sub(r"%(\1)s", text)
 
 
 def execute(conn: Connection, text: str, /, **params: Any) -> list[Row]:
@@ -242,9 +242,9 @@ def _prepare(conn: Connection, prepare: str) -> None:
 @lru_cache(maxsize=32)
 def _prepared(text: str) -> tuple[str, str, str]:
     """Its name, the statement that prepares it, and the one that runs it, with named parameters."""
-    names = list(dict.fromkeys(_NAMED.findall(text)))
+    names = list(dict.fromkeys(NAMED.findall(text)))
     name = "cpx_" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    numbered = _NAMED.sub(lambda found: f"${names.index(found[1]) + 1}", text)
+    numbered = NAMED.sub(lambda found: f"${names.index(found[1]) + 1}", text)
     return name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({', '.join(':' + each for each in names)})"
 
 

@@ -29,14 +29,6 @@ OVERTAKEN = "no worker started it, but one that was sent after it"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def any_broker(request: pytest.FixtureRequest) -> Bench:
-    """With either broker; on PostgreSQL with RabbitMQ, on SQLite with Redis."""
-    names = {"redis": "sqlite_chords", "rabbitmq": "rabbit_chords"}
-    bench: Bench = request.getfixturevalue(names[request.param])
-    return bench
-
-
 class SteadyLoad:
     """Small jobs, so many that their queue never runs empty."""
 

@@ -33,14 +33,6 @@ Beats = Callable[..., object]
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def any_broker(request: pytest.FixtureRequest) -> Bench:
-    """With either broker; on PostgreSQL with RabbitMQ, on SQLite with Redis."""
-    names = {"redis": "sqlite_chords", "rabbitmq": "rabbit_chords"}
-    bench: Bench = request.getfixturevalue(names[request.param])
-    return bench
-
-
 @pytest.fixture
 def own_rabbit(redis_url: str, sqlite_url: str, tmp_path: Path) -> Iterator[tuple[RabbitServer, Bench]]:
     """A RabbitMQ of the test's own, to be killed."""

@@ -171,3 +171,11 @@ def sqlite_chords(redis_url: str, sqlite_url: str, tmp_path: Path) -> Iterator[B
     bench = Bench(dict(environment(redis_url, sqlite_url)), tmp_path)
     yield bench
     bench.close()
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def any_broker(request: pytest.FixtureRequest) -> Bench:
+    """With either broker; on PostgreSQL with RabbitMQ, on SQLite with Redis."""
+    names = {"redis": "sqlite_chords", "rabbitmq": "rabbit_chords"}
+    bench: Bench = request.getfixturevalue(names[request.param])
+    return bench
