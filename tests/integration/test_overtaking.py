@@ -243,7 +243,7 @@ def _now(rows: Rows) -> float:
     return float(row["now"])
 
 
-@pytest.mark.filterwarnings("ignore:The 'queue' task attribute is deprecated")  # Celery's, until version 6
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")  # of the attribute, until version 6
 def test_the_depth_is_asked_of_the_queue_that_the_task_names(rows: Rows, app: Celery) -> None:
     """Where it is sent again, too."""
 
