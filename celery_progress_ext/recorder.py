@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
-from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
+from celery_progress_ext.chunks import format_chunk_failure_message
 from celery_progress_ext.dispatch import SUCCESS, Dispatch, ResultLost, worker_name
+from celery_progress_ext.group_commit import GroupCommit
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.log import get_logger
@@ -20,7 +21,7 @@ from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import body as body_writes
 from celery_progress_ext.storage import chunks as chunk_writes
 from celery_progress_ext.storage import jobs as job_writes
-from celery_progress_ext.storage.chunks import Change
+from celery_progress_ext.storage.chunks import Change, Completion
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import Ended
 
@@ -34,6 +35,7 @@ class Recorder:
         self._runtime = runtime
         self._dispatch = dispatch
         self._outbox = Outbox(runtime)
+        self._completions = GroupCommit(self._complete_quietly)
 
     # -- chunks
 
@@ -89,30 +91,54 @@ class Recorder:
         return int(change.job["processing_chunks"])
 
     def chunk_succeeded(
-        self, task: TaskId, *, result: Any, seconds: float | None = None, started: bool = True, counted: bool = True
-    ) -> Change | None:
+        self, task: TaskId, *, result: Any, seconds: float | None = None, counted: bool = True, soon: bool = False
+    ) -> None:
         """Record a success; a second report changes nothing.
 
         :param counted: False where Celery may not have counted its chord part (F3, F8): after the last chunk the body
             is then published at once, and not a lease later.
+        :param soon: it may wait for others that come right after it; see :class:`GroupCommit`.
         """
-        change = self._write(
-            lambda conn: chunk_writes.complete(
-                conn,
-                task.chunk_id,
-                result=result,
-                seconds=seconds,
-                grace=self._settings.lease_seconds,
-                likely=ChunkStatus.PROCESSING if started else ChunkStatus.PENDING,
-                intact=counted and task.dispatch == 1,
-                eta=self._runtime.snapshots.last_eta(task.job_id),
-            ),
-            single=True,
+        completion = Completion(
+            chunk_id=task.chunk_id, result=result, seconds=seconds, intact=counted and task.dispatch == 1
         )
-        if change is not None:
-            self._announce(change, "chunk_completed", freed=1)
-            self._settle(change.job)
-        return change
+        if soon:
+            self._completions.add(task.job_id, completion)
+        else:
+            self._complete(task.job_id, [completion])
+
+    def _complete(self, job_id: str, completions: Sequence[Completion]) -> None:
+        eta, grace = self._runtime.snapshots.last_eta(job_id), self._settings.lease_seconds
+        if len(completions) == 1:
+            change = self._write(
+                lambda conn: chunk_writes.complete(conn, completions[0], grace=grace, eta=eta), single=True
+            )
+            changes = [] if change is None else [change]
+        else:
+            changes = (
+                self._runtime.database.write(
+                    lambda conn: chunk_writes.complete_all(conn, completions, grace=grace, eta=eta)
+                )
+                or []
+            )
+        for change in changes:
+            self._tell(change, "chunk_completed")
+        if changes:
+            job = changes[-1].job
+            self.broadcast(job, freed=1)
+            self._settle(job)
+
+    def _complete_quietly(self, job_id: str, completions: Sequence[Completion]) -> None:
+        try:
+            self._complete(job_id, completions)
+        except Exception as error:
+            # The result backend has them: the body asks there for what the rows do not know, or the reconciler.
+            logger.warning(
+                "completions_not_recorded",
+                job_id=job_id,
+                chunks=len(completions),
+                error=f"{type(error).__name__}: {error}",
+            )
 
     def stored_success(self, task: TaskId, task_id: str, *, counted: bool = False) -> bool:
         """Record the success that the result backend has of a chunk's task, though no receiver told it.
@@ -142,6 +168,8 @@ class Recorder:
             return change
 
         over: list[Ended] = []
+        # What was finished before is kept, also where this ends the job.
+        self._completions.flush()
         change = self._write(write)
         if change is not None:
             self._announce(change, "chunk_failed", error=error)
@@ -248,15 +276,20 @@ class Recorder:
         """Celery publishes the body before the last task_success (facts of Celery: mark_as_done counts the chord part
         first), so what the rows do not know yet is asked of the result backend.
         """
+        self._completions.flush()
         rows = self._runtime.database.rows(
             """SELECT task_id FROM document_ocr_chunks WHERE job_id = :id AND status IN ('pending', 'processing')
                ORDER BY chunk_index""",
             id=job_id,
         )
+        found = []
         for row in rows:
             task = ids.parse(row["task_id"])
-            if task is not None:
-                self.stored_success(task, row["task_id"], counted=True)
+            state, result = self._dispatch.outcome(row["task_id"])
+            if state == SUCCESS and task is not None:
+                found.append(Completion(chunk_id=task.chunk_id, result=result, intact=task.dispatch == 1))
+        if found:
+            self._complete(job_id, found)
 
     def body_alive(self, job_id: str, *, attempt: int) -> bool:
         """Renew the body's lease; False where it was superseded."""
@@ -342,7 +375,8 @@ class Recorder:
         self._outbox.post(job, freed=freed, fresh=fresh)
 
     def flush(self) -> None:
-        """Send the snapshots that wait: the process ends."""
+        """Record the completions and send the snapshots that wait: the process ends."""
+        self._completions.flush()
         self._outbox.flush()
 
     def run_ended(self, ended: Ended) -> None:
@@ -362,7 +396,11 @@ class Recorder:
             self.broadcast(job, fresh=True)
         return job
 
-    def _announce(self, change: Change, event: str, *, freed: int = 0, **fields: Any) -> None:
+    def _announce(self, change: Change, event: str, **fields: Any) -> None:
+        self._tell(change, event, **fields)
+        self.broadcast(change.job)
+
+    def _tell(self, change: Change, event: str, **fields: Any) -> None:
         assert change.chunk is not None
         # What did not go well has a reason.
         tell = logger.warning if "error" in fields else logger.info
@@ -375,7 +413,6 @@ class Recorder:
             total=change.job["total_chunks"],
             **fields,
         )
-        self.broadcast(change.job, freed=freed)
 
     def _write(self, work: Callable[[Connection], Change | None], *, single: bool = False) -> Change | None:
         return self._runtime.database.write(work, single=single)

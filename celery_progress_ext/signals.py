@@ -166,7 +166,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
             task,
             result=result,
             seconds=work.seconds if work else None,
-            started=work is not None and work.attempt is not None,
+            soon=True,
         )
     elif work is not None and work.attempt is not None:
         ended = tracking.recorder.body_succeeded(task.job_id, attempt=work.attempt)

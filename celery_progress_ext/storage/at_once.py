@@ -1,8 +1,9 @@
 """A chunk's completion as one statement of PostgreSQL: chunk, job and event in one round trip instead of six.
 
-It is what ``chunks.complete`` does in a transaction of four statements on SQLite, where a statement is a function call;
-built from the same texts, so that there is one rule of what a completion changes. A data-modifying CTE has no other
-way to hand values on than columns, so the parameters of the job's statement become expressions over the chunk's.
+It is what ``chunks.complete_all`` does in a transaction of several statements: on SQLite, where a statement is a
+function call, and for many chunks together, which share them. It is built from the same texts, so that one rule says
+what a completion changes. A data-modifying CTE has no other way to hand values on than columns, so the parameters of
+the job's statement become expressions over the chunk's.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ _EXPRESSIONS = {
         if status is not ChunkStatus.COMPLETED
     },
     DELTAS[ChunkStatus.COMPLETED]: "1",
+    "changes": "1",
     "job_id": "c_job_id",
     "chunk_index": "c_chunk_index",
     "page_start": "c_page_start",

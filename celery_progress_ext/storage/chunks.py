@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.history import EventType
 from celery_progress_ext.storage import at_once, history
-from celery_progress_ext.storage.counters import move
+from celery_progress_ext.storage.counters import move, move_all
 from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one, execute_prepared
+from celery_progress_ext.storage.json_rows import json_rows
 
 #: Results larger than this stay in the result backend alone.
 RESULT_LIMIT = 16_384
@@ -111,85 +112,116 @@ def progress(
     return Change(job=job, chunk=chunk)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """A chunk's success, as its task tells it.
+
+    :ivar result: what the task returned; kept in the row where it is JSON of a moderate size.
+    :ivar seconds: how long the work took, for the ETA; None where that is not known.
+    :ivar intact: whether Celery's chord has counted it, so that it may publish the body by itself.
+    """
+
+    chunk_id: str
+    result: Any = None
+    seconds: float | None = None
+    intact: bool = True
+
+
 _COMPLETED = """
 status = 'completed', finished_at = {now}, leased_until = NULL, error = NULL, result = RESULT,
-started_at = COALESCE(started_at, {now} - :seconds), attempt = CASE WHEN attempt = 0 THEN 1 ELSE attempt END
-"""
-_COMPLETE = f"""
-UPDATE document_ocr_chunks SET {_COMPLETED.replace("RESULT", ":result")} WHERE id = :id AND status = :old
-RETURNING *
+started_at = COALESCE(started_at, {now} - SECONDS), attempt = CASE WHEN attempt = 0 THEN 1 ELSE attempt END
 """
 _COMPLETE_AT_ONCE = at_once.completion(
-    _COMPLETED.replace("RESULT", "CAST(:result AS jsonb)"), CHUNK_TRANSITIONS[ChunkStatus.COMPLETED]
+    _COMPLETED.replace("RESULT", "CAST(:result AS jsonb)").replace("SECONDS", ":seconds"),
+    CHUNK_TRANSITIONS[ChunkStatus.COMPLETED],
 )
-_ALL_PAGES = "UPDATE document_ocr_chunks SET pages_done = page_end - page_start + 1 WHERE id = :id"
+#: The chunks of the JSON rows, by the primary key: PostgreSQL, told nothing but a join, reads all chunks for it.
+_THESE = {
+    "sqlite": f"id IN {json_rows('sqlite', told_id='text')}",
+    "postgresql": f"id = ANY(ARRAY{json_rows('postgresql', told_id='text')})",
+}
+#: In one order for everybody who locks several, as SQLite's write transaction has done already.
+_LOCK = {
+    dialect: f"SELECT id, status, pages_done FROM document_ocr_chunks WHERE {these} ORDER BY id {locking}"
+    for (dialect, these), locking in zip(_THESE.items(), ("", "FOR UPDATE"), strict=True)
+}
+_COMPLETE = {
+    dialect: f"""
+    UPDATE document_ocr_chunks SET pages_done = page_end - page_start + 1,
+        {_COMPLETED.replace("RESULT", result).replace("SECONDS", "told_seconds")}
+    FROM {json_rows(dialect, told_id="text", told_seconds="double precision", told_result="text")} AS told
+    WHERE id = told_id AND {_THESE[dialect]}
+    RETURNING id, job_id, chunk_index, page_start, page_end, status, attempt, dispatches, task_id, error
+    """
+    for dialect, result in (("sqlite", "told_result"), ("postgresql", "CAST(told_result AS jsonb)"))
+}
 
 
-def complete(
-    conn: Connection,
-    chunk_id: str,
-    *,
-    result: Any,
-    seconds: float | None = None,
-    grace: float,
-    likely: ChunkStatus = ChunkStatus.PROCESSING,
-    intact: bool = True,
-    eta: float | None = None,
-) -> Change | None:
+def complete(conn: Connection, completion: Completion, *, grace: float, eta: float | None = None) -> Change | None:
     """Record a success; a late one also wins over a failure. Counted once: None for every further report.
 
-    :param seconds: how long the work took, for the ETA; None where that is not known.
     :param grace: seconds for Celery's chord to publish the body, when this was the last chunk.
-    :param likely: the status to look for first; the right guess saves a statement.
+    :param eta: the finish time that was given last, for the history.
     """
     if conn.dialect.name == "postgresql":
         found = execute_prepared(
             conn,
             _COMPLETE_AT_ONCE,
-            id=chunk_id,
-            seconds=seconds or 0.0,
-            timed=int(seconds is not None),
-            result=_small_json(result),
+            id=completion.chunk_id,
+            seconds=completion.seconds or 0.0,
+            timed=int(completion.seconds is not None),
+            result=_small_json(completion.result),
             grace=grace,
-            intact=intact,
+            intact=completion.intact,
             eta=eta,
         )
         return None if found is None else _change_of(found)
-    for old in _likely_first(ChunkStatus.COMPLETED, likely):
-        chunk = execute_one(
+    changes = complete_all(conn, [completion], grace=grace, eta=eta)
+    return changes[0] if changes else None
+
+
+def complete_all(
+    conn: Connection, completions: Sequence[Completion], *, grace: float, eta: float | None = None
+) -> list[Change]:
+    """:func:`complete` for chunks of one job, in one transaction; those that took effect, in the order given.
+
+    Each has the job's row as it is after all of them.
+    """
+    dialect = conn.dialect.name
+    told = {completion.chunk_id: completion for completion in completions}
+    olds = {
+        row["id"]: row
+        for row in execute(conn, _LOCK[dialect], rows=json.dumps([{"told_id": id} for id in told]))
+        if row["status"] in CHUNK_TRANSITIONS[ChunkStatus.COMPLETED]
+    }
+    if not olds:
+        return []
+    new = [
+        {"told_id": id, "told_seconds": told[id].seconds or 0.0, "told_result": _small_json(told[id].result)}
+        for id in olds
+    ]
+    found = execute(conn, _COMPLETE[dialect], rows=json.dumps(new))
+    order = {id: place for place, id in enumerate(told)}
+    chunks = sorted(found, key=lambda chunk: order[chunk["id"]])
+    pages, pace = 0, Pace()
+    for chunk in chunks:
+        size, seconds = chunk["page_end"] - chunk["page_start"] + 1, told[chunk["id"]].seconds
+        pages += size - olds[chunk["id"]]["pages_done"]
+        pace = pace if seconds is None else pace.observe(size, seconds)
+    job = _moved(
+        move_all(
             conn,
-            _COMPLETE,
-            id=chunk_id,
-            old=old.value,
-            seconds=seconds or 0.0,
-            result=_small_json(result),
+            chunks[-1],
+            olds=[ChunkStatus(row["status"]) for row in olds.values()],
+            new=ChunkStatus.COMPLETED,
+            pages=pages,
+            grace=grace,
+            intact=all(told[id].intact for id in olds),
+            pace=pace,
         )
-        if chunk is not None:
-            pages = chunk["page_end"] - chunk["page_start"] + 1
-            if pages != chunk["pages_done"]:
-                execute(conn, _ALL_PAGES, id=chunk_id)
-            job = _moved(
-                move(
-                    conn,
-                    chunk,
-                    old=old,
-                    new=ChunkStatus.COMPLETED,
-                    pages=pages - chunk["pages_done"],
-                    grace=grace,
-                    intact=intact,
-                    pace=Pace() if seconds is None else Pace.of(pages, seconds),
-                )
-            )
-            history.record(
-                conn,
-                job,
-                EventType.CHUNK_COMPLETED,
-                chunk_index=chunk["chunk_index"],
-                attempt=chunk["attempt"],
-                eta=eta,
-            )
-            return Change(job=job, chunk=chunk)
-    return None
+    )
+    history.record_completions(conn, job, chunks, eta=eta)
+    return [Change(job=job, chunk=chunk) for chunk in chunks]
 
 
 _FAIL = """

@@ -1,6 +1,8 @@
-"""The one statement that moves a job's counters when a chunk changed: O(1), whatever the number of chunks."""
+"""The one statement that moves a job's counters when chunks changed: O(1), whatever the number of chunks."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from sqlalchemy.engine import Connection
 
@@ -61,7 +63,7 @@ UPDATE processing_jobs SET
     pace_sum_log_sq = pace_sum_log_sq + :pace_sum_log_sq,
     started_at = COALESCE(started_at, {{now}}),
     updated_at = {{now}},
-    version = version + 1
+    version = version + :changes
 WHERE id = :job_id AND {COUNTING}
 """
 MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
@@ -85,23 +87,41 @@ def move(
     pages: int = 0,
     intact: bool = True,
     grace: float = 0.0,
+) -> Row | None:
+    """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done; as :func:`move_all`."""
+    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, intact=intact, grace=grace)
+
+
+def move_all(
+    conn: Connection,
+    newest: Row,
+    *,
+    olds: Collection[ChunkStatus],
+    new: ChunkStatus,
+    pages: int = 0,
+    intact: bool = True,
+    grace: float = 0.0,
     pace: Pace = _NO_PACE,
 ) -> Row | None:
-    """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done.
+    """Count the change of a job's chunks from ``olds``, a status each, to ``new``, and ``pages`` more done.
+
+    Each change is a version of its own, as its event says. ``newest`` is the chunk that is told as the current one.
 
     Returns the job's row with ``now``, or None where the run is over or its merge has begun: the counts are then
     frozen, because they say what is in the merged file, and the caller rolls back.
     """
     deltas = dict.fromkeys(DELTAS.values(), 0)
-    deltas[DELTAS[old]] -= 1
-    deltas[DELTAS[new]] += 1
+    for old in olds:
+        deltas[DELTAS[old]] -= 1
+    deltas[DELTAS[new]] += len(olds)
     return execute_one(
         conn,
         MOVE_BY_DIALECT[conn.dialect.name] + _RETURNING,
-        job_id=chunk["job_id"],
-        chunk_index=chunk["chunk_index"],
-        page_start=chunk["page_start"],
-        page_end=chunk["page_end"],
+        job_id=newest["job_id"],
+        chunk_index=newest["chunk_index"],
+        page_start=newest["page_start"],
+        page_end=newest["page_end"],
+        changes=len(olds),
         pages=pages,
         intact=intact,
         grace=grace,

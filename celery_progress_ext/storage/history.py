@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -9,6 +11,7 @@ from sqlalchemy.engine import Connection
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.engine import Database, Row, execute
+from celery_progress_ext.storage.json_rows import json_rows
 
 _INSERT = """
 INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, message, eta_finish_at)
@@ -38,6 +41,27 @@ def record(
         message=message,
         eta=eta,
     )
+
+
+_INSERT_COMPLETIONS = {
+    dialect: f"""
+    INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, eta_finish_at)
+    SELECT :job_id, version, '{EventType.CHUNK_COMPLETED}', {{now}}, chunk_index, attempt,
+        CAST(:eta AS double precision)
+    FROM {json_rows(dialect, version="bigint", chunk_index="integer", attempt="integer")} AS told ORDER BY version
+    """
+    for dialect in ("sqlite", "postgresql")
+}
+
+
+def record_completions(conn: Connection, job: Row, chunks: Sequence[Row], *, eta: float | None) -> None:
+    """Append an event for each chunk of one change, whose last version is the job's; each has a version of its own."""
+    first = job["version"] - len(chunks) + 1
+    rows = [
+        {"version": version, "chunk_index": chunk["chunk_index"], "attempt": chunk["attempt"]}
+        for version, chunk in enumerate(chunks, first)
+    ]
+    execute(conn, _INSERT_COMPLETIONS[conn.dialect.name], job_id=job["id"], rows=json.dumps(rows), eta=eta)
 
 
 def read(database: Database, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:

@@ -315,7 +315,10 @@ def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) 
     """A completion as the recorder writes it: on PostgreSQL one statement, in no transaction of its own."""
     chunk_id = ids.chunk_id(job_id, index)
     return rows.database.write(
-        lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds), single=True
+        lambda conn: chunks.complete(
+            conn, chunks.Completion(chunk_id=chunk_id, result=index, seconds=seconds), grace=LEASE
+        ),
+        single=True,
     )
 
 

@@ -89,7 +89,9 @@ class Rows:
     ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(
-            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds)
+            lambda conn: chunks.complete(
+                conn, chunks.Completion(chunk_id=chunk_id, result=result, seconds=seconds), grace=LEASE
+            )
         )
 
     def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
