@@ -67,9 +67,9 @@ class CeleryProgress:
         app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
         # Modules that a worker imports after the app is finalized bring tasks of their own.
         signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")
-        signals.worker_process_shutdown.connect(
-            self._on_process_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.process_shutdown.{id(self)}"
-        )
+        # A child of a prefork pool, and the one process of every other pool.
+        for signal in (signals.worker_process_shutdown, signals.worker_shutdown):
+            signal.connect(self._on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.shutdown.{id(self)}")
         signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.beat_init")
 
     @staticmethod
@@ -221,7 +221,7 @@ class CeleryProgress:
         # `expires`: a backlog of ticks that waited for a worker is worth one tick (F24).
         sender.add_periodic_task(seconds, sender.tasks[TICK].s(), name=TICK, expires=seconds)
 
-    def _on_process_shutdown(self, **_: Any) -> None:
+    def _on_shutdown(self, **_: Any) -> None:
         if "recorder" in self.__dict__:
             self.recorder.flush()
 

@@ -20,7 +20,7 @@ from celery_progress_ext.canvas import TrackedJob
 from tests.support import fault_points
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
-from tests.support.fault_points import CLAIMED, PUBLISHED, PUBLISHING, STORED, TOLD
+from tests.support.fault_points import CLAIMED, PUBLISHED, PUBLISHING, STORED, TOLD, WAITING
 from tests.support.processes import ROOT, WorkerProcess
 from tests.support.waiting import wait_for
 
@@ -75,6 +75,29 @@ def test_f02_child_killed_inside_the_task_success_receiver(chords: Bench, worker
     chords.assert_healed(job, total=3, story=["chunk_completed", "merge_started", "job_completed"])
     assert chords.struck(killed)
     assert _attempts(chords, job) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("last", [1, 3], ids=["half_way", "at_the_end"])
+def test_f02_child_killed_while_completions_wait_for_their_commit(chords: Bench, worker: Workers, last: int) -> None:
+    """Several chunks are counted and have no row: the body finds them in the result backend, nothing runs again."""
+    job = _chunks(chords, 4)
+    killed = chords.point(WAITING, "die", chunk=last)
+    chords.start_worker(worker, killed, args=["-c", "1"])
+    chords.assert_healed(job, total=4, story=[*["chunk_completed"] * 4, "merge_started", "job_completed"])
+    assert chords.struck(killed)
+    assert _attempts(chords, job) == [1, 1, 1, 1]
+
+
+def test_completions_that_wait_are_committed_when_their_process_ends(sqlite_chords: Bench, worker: Workers) -> None:
+    """A warm shutdown: the chunks done so far are in the rows, though the window is not over."""
+    job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1), sqlite_chords.work(2, seconds=3)])
+    job = job.apply_async()
+    waiting = sqlite_chords.point(WAITING, "wait", chunk=1, until=os.devnull)  # only for the long window
+    running = sqlite_chords.start_worker(worker, waiting, args=["-c", "1"])
+    wait_for(lambda: sqlite_chords.struck(waiting) and job.snapshot().chunks.processing, 20)
+    assert job.snapshot().chunks.completed == 1
+    running.stop()
+    assert job.snapshot().chunks.completed == 3
 
 
 @pytest.mark.parametrize("settings", [{}, EARLY_ACK], ids=["late_ack", "early_ack"])

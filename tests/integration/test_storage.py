@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -34,6 +35,7 @@ from celery_progress_ext.storage import (
     services,
 )
 from celery_progress_ext.storage.audit import audit
+from celery_progress_ext.storage.chunks import Completion
 from celery_progress_ext.storage.engine import execute
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from tests.support.rows import LEASE, Rows
@@ -315,11 +317,96 @@ def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) 
     """A completion as the recorder writes it: on PostgreSQL one statement, in no transaction of its own."""
     chunk_id = ids.chunk_id(job_id, index)
     return rows.database.write(
-        lambda conn: chunks.complete(
-            conn, chunks.Completion(chunk_id=chunk_id, result=index, seconds=seconds), grace=LEASE
-        ),
+        lambda conn: chunks.complete(conn, Completion(chunk_id=chunk_id, result=index, seconds=seconds), grace=LEASE),
         single=True,
     )
+
+
+def test_completions_together_are_what_they_are_one_by_one(rows: Rows) -> None:
+    """The same counts, pace, rows and events, but for times; a chunk told twice, or done before, is counted once."""
+    jobs = [rows.create(6), rows.create(6)]
+    for job_id in jobs:
+        rows.start(job_id, 1)
+        rows.progress(job_id, 1, attempt=1, done=7)
+        rows.fail(job_id, 2)
+        rows.complete(job_id, 3)
+    told = [(index, 2.5 * index if index else None) for index in (4, 1, 0, 4, 3, 2)]
+    for index, seconds in told:
+        rows.complete(jobs[0], index, result={"chunk": index}, seconds=seconds)
+    changes = rows.complete_all(
+        [
+            Completion(chunk_id=ids.chunk_id(jobs[1], index), result={"chunk": index}, seconds=seconds)
+            for index, seconds in told
+        ],
+    )
+    assert [change.chunk["chunk_index"] for change in changes if change.chunk] == [4, 1, 0, 2]
+    assert all(change.job["completed_chunks"] == 5 for change in changes)
+    singly, together = ([_without_times(rows, job_id, table) for table in _TABLES] for job_id in jobs)
+    assert together == singly
+    assert audit(rows.database) == []
+
+
+_TABLES = {
+    "processing_jobs": "id",
+    "document_ocr_chunks": "job_id",
+    "job_events": "job_id",
+}
+
+
+def _without_times(rows: Rows, job_id: str, table: str) -> list[Any]:
+    """A job's rows of a table as they are told, without when and of which job."""
+    found = rows.database.rows(f"SELECT * FROM {table} WHERE {_TABLES[table]} = :id ORDER BY 1", id=job_id)
+    return [
+        {
+            name: round(value, 6) if name.startswith("pace_") else str(value).replace(job_id, "JOB")
+            for name, value in row.items()
+            if not (name.endswith(("_at", "_until")) or name in ("id", "at") or value is None)
+        }
+        for row in found
+    ]
+
+
+def test_completions_together_find_their_chunks_by_key(rows: Rows) -> None:
+    """In a job of 10,000 whose table nobody has analysed: PostgreSQL would rather read all of it for a join."""
+    job_id = rows.create(10_000)
+    told = json.dumps(
+        [{"told_id": ids.chunk_id(job_id, index), "told_seconds": 1.0, "told_result": "[1]"} for index in range(50)]
+    )
+    explain = "EXPLAIN QUERY PLAN " if rows.database.dialect == "sqlite" else "EXPLAIN "
+    for statement in (chunks._LOCK, chunks._COMPLETE):
+        text = explain + statement[rows.database.dialect]
+        found = rows.database.write(lambda conn, text=text: execute(conn, text, rows=told))
+        plan = [str([*step.values()][-1]) for step in found or []]
+        assert any("document_ocr_chunks" in step and ("SEARCH" in step or "Index" in step) for step in plan), plan
+        assert not any("document_ocr_chunks" in step and ("SCAN" in step or "Seq" in step) for step in plan), plan
+
+
+def test_no_completion_together_counts_once_the_run_is_over(rows: Rows) -> None:
+    """As a single one: the counts say what is in the merged file."""
+    job_id = rows.create(3)
+    rows.end(job_id)
+    version = rows.jobs.snapshot(job_id).version
+    assert rows.complete_all([Completion(chunk_id=ids.chunk_id(job_id, index)) for index in range(3)]) == []
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.version, snapshot.chunks.completed) == (version, 0)
+    assert {chunk["status"] for chunk in rows.jobs.chunks(job_id)} == {"pending"}
+
+
+def test_together_or_alone_writers_at_once_lose_nothing(rows: Rows) -> None:
+    """Eight of them, each chunk reported three times, in groups that overlap."""
+    job_id = rows.create(60)
+    groups = [[(first + step) % 60 for step in range(size)] for first in range(0, 60, 5) for size in (1, 4, 10)]
+    random.Random(11).shuffle(groups)
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda group: rows.complete_all([Completion(chunk_id=ids.chunk_id(job_id, index)) for index in group]),
+                groups,
+            )
+        )
+    snapshot = rows.jobs.snapshot(job_id)
+    assert (snapshot.chunks.completed, snapshot.version) == (60, 61)
+    assert audit(rows.database) == []
 
 
 def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
@@ -526,6 +613,13 @@ class Reports(RuleBasedStateMachine):
         assert (change is not None) == (index not in self.completed and not self.merging and not self.over)
         if change is not None:
             self.completed.add(index)
+
+    @rule(indices=st.lists(st.integers(0, 3), max_size=5))
+    def complete_together(self, indices: list[int]) -> None:
+        told = [Completion(chunk_id=ids.chunk_id(self.job_id, index)) for index in indices]
+        changed = {change.chunk["chunk_index"] for change in self.rows.complete_all(told) if change.chunk}
+        assert changed == (set() if self.merging or self.over else set(indices) - self.completed)
+        self.completed |= changed
 
     @rule(index=st.integers(0, 3), attempt=st.none() | st.integers(1, 3))
     def fail(self, index: int, attempt: int | None) -> None:

@@ -21,7 +21,7 @@ from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from kombu import Producer
 
-from celery_progress_ext import ids
+from celery_progress_ext import group_commit, ids
 
 VARIABLE = "FAULT_POINTS"
 
@@ -31,6 +31,7 @@ STORED = "stored"  # the chunk's result is stored, its chord part not yet counte
 CLAIMED = "claimed"  # the last part is counted and the chord claimed, the body not yet published
 PUBLISHED = "published"  # the body is published, the claim not yet cleaned up
 TOLD = "told"  # in task_success, before the extension's receiver
+WAITING = "waiting"  # the receiver has put the completion off, to be committed with others
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class _Installed:
         self._wrap_chord_part()
         self._wrap_publish(app)
         self._wrap_send()
+        if any(point.at == WAITING for point in points):
+            self._wrap_group_commit()
         signals.task_success.connect(self._on_success, weak=False)
 
     def _pass(self, at: str, task_id: str | None) -> None:
@@ -110,6 +113,17 @@ class _Installed:
             return send(producer, *args, **kwargs)
 
         Producer.publish = publish
+
+    def _wrap_group_commit(self) -> None:
+        group_commit.WINDOW_SECONDS = 3600.0  # all but a process's first completion wait until somebody flushes
+        add = group_commit.GroupCommit.add
+
+        def add_and_pass(commits: Any, job_id: str, completion: Any) -> None:
+            add(commits, job_id, completion)
+            if commits._waiting:
+                self._pass(WAITING, f"{completion.chunk_id}.1")
+
+        group_commit.GroupCommit.add = add_and_pass  # type: ignore[method-assign]
 
     def _on_success(self, sender: Any = None, **_: Any) -> None:
         self._pass(TOLD, sender.request.id)

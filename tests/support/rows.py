@@ -94,6 +94,10 @@ class Rows:
             )
         )
 
+    def complete_all(self, told: list[chunks.Completion]) -> list[chunks.Change]:
+        """Completions in one transaction."""
+        return self.database.write(lambda conn: chunks.complete_all(conn, told, grace=LEASE)) or []
+
     def fail(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(lambda conn: chunks.fail(conn, chunk_id, **{"error": "boom", **options}))
