@@ -23,6 +23,7 @@ from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.parts import Parts, leave_unawaited
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
@@ -236,10 +237,12 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
         except Exception as error:  # the database went away behind the commit; the job is there, and the tick tells it
             logger.warning("job_not_told", job_id=job_id, error=f"{type(error).__name__}: {error}")
-        part_ids = [ids.chunk_task_id(job_id, index, 1) for index in range(len(header))]
-        # A chord copies the members of a list, but not those of a group.
-        tasks = group([_with_id(signature, id) for signature, id in zip(header, part_ids, strict=True)], app=app)
-        _publish(chord(tasks, _with_id(body, job_id), app=app), job_id, part_ids, extension, **delay)
+        plain = chord([], _with_id(body, job_id), app=app)
+        plain.tasks = Parts(
+            [_with_id(signature, ids.chunk_task_id(job_id, index, 1)) for index, signature in enumerate(header)],
+            app=app,
+        )
+        _publish(plain, job_id, extension, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -251,9 +254,10 @@ def bind(find: Any) -> None:
     tracked_chord._extension_of = staticmethod(find)
 
 
-def _publish(plain: chord, job_id: str, part_ids: Sequence[str], extension: Extension, **delay: Any) -> None:
+def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> None:
     """Send the chord's messages, or leave that to the reconciler."""
     try:
+        leave_unawaited(plain.app)
         plain.apply_async(task_id=job_id, root_id=job_id, **delay)
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
@@ -273,8 +277,6 @@ def _publish(plain: chord, job_id: str, part_ids: Sequence[str], extension: Exte
         if ended is not None:
             extension.recorder.run_ended(ended)
         raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
-    finally:
-        forget_parts(plain.app, part_ids)
 
 
 def _outage(error: BaseException | None) -> BaseException | None:
@@ -406,31 +408,6 @@ def _seconds_to(delay: Mapping[str, Any], app: Celery) -> float:
 def _with_id(signature: Signature, task_id: str) -> Signature:
     """The signature with its task id chosen: `group` keeps it through publishing."""
     return signature.set(task_id=task_id)
-
-
-def forget_parts(app: Celery, task_ids: Sequence[str]) -> None:
-    """Stop waiting for the header's parts: nobody asks for them one by one. Never raises.
-
-    Celery's group makes the backend keep every part's AsyncResult, and a subscription to it, until somebody gets it;
-    a publisher that lives for long, as a web application does, would never let go of them.
-    """
-    waiting = getattr(app.backend, "_pending_results", ())
-    consumer = getattr(app.backend, "result_consumer", None)
-    if consumer is None:
-        return  # a backend that is polled
-    lost: Exception | None = None
-    for task_id in task_ids:
-        try:
-            consumer.cancel_for(task_id)
-        except Exception as error:
-            # Redis is away. Celery has dropped the connection, and with it every subscription: what is left to do for
-            # the other parts is to have them not subscribed again, and that needs no Redis.
-            lost = lost or error
-        # Afterwards: an AsyncResult whose last reference this is would unsubscribe in `__del__`, where errors are lost.
-        for results in waiting:
-            results.pop(task_id, None)
-    if lost is not None:
-        logger.warning("parts_not_unsubscribed", error=f"{type(lost).__name__}: {' '.join(str(lost).split())}")
 
 
 class _News:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.canvas import Signature
-from celery.result import denied_join_result
 
 from celery_progress_ext import ids
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.parts import leave_unawaited
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import as_json
@@ -56,9 +56,8 @@ class Dispatch:
     def chunk(self, chunk: Row) -> None:
         """Publish a chunk under the task id that its row carries."""
         signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
-        # Nobody waits for it here: without this Celery would subscribe to its result.
-        with denied_join_result():
-            signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
+        leave_unawaited(self._app)
+        signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
         logger.info(
             "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]
         )
@@ -72,8 +71,8 @@ class Dispatch:
         task_id = ids.body_task_id(job["id"], job["body_dispatches"] + 1)
         signature = Signature.from_dict(as_json(job["body_signature"]), app=self._app)
         results = self.results(job["id"])
-        with denied_join_result():
-            signature.apply_async((results,), task_id=task_id, root_id=job["id"])
+        leave_unawaited(self._app)
+        signature.apply_async((results,), task_id=task_id, root_id=job["id"])
         logger.info("body_dispatched", job_id=job["id"], task_id=task_id)
 
     def results(self, job_id: str) -> list[Any]:

@@ -18,14 +18,13 @@ from celery import signals
 from sqlalchemy.exc import OperationalError
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.canvas import TrackedJob, forget_parts
+from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.exceptions import NotPublished
 from tasks.sample import make_sample
 from tasks.servers import RedisServer
 from tests.support.chords import Bench, environment
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, WorkerProcess
-from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]
 Proxies = Callable[[str], FaultProxy]
@@ -165,35 +164,53 @@ def test_a_job_that_can_never_be_sent_fails_at_once(sqlite_chords: Bench) -> Non
     assert sqlite_chords.progress.job(snapshot.job_id).retry_failed().status is JobStatus.PROCESSING
 
 
-def _assert_parts_forgotten(bench: Bench, url: str) -> None:
-    """Nothing of the header is waited for: not here, and not at the server."""
+def _assert_nothing_awaited(bench: Bench, url: str) -> None:
+    """No part of the header: not here, and not at the server."""
     backend = bench.app.backend
     assert [dict(results) for results in backend._pending_results] == [{}, {}]
-    assert backend.result_consumer.subscribed_to == set()
+    consumer = backend.result_consumer
+    assert consumer.subscribed_to == set()
+    assert consumer._pubsub is None or not consumer._pubsub.channels
     with redis.Redis.from_url(url, socket_timeout=5) as client:
-        wait_for(lambda: client.pubsub_channels("celery-task-meta-*") == [], 5, what="the channels to be left")
+        assert client.pubsub_channels("celery-task-meta-*") == []
 
 
 def test_a_job_that_was_sent_leaves_no_subscription(sqlite_chords: Bench) -> None:
     """Celery's group subscribes to each part; a web process that publishes for weeks would keep them all."""
     sqlite_chords.chord([sqlite_chords.work(number) for number in range(5)]).apply_async()
-    _assert_parts_forgotten(sqlite_chords, sqlite_chords.env["CELERY_RESULT_BACKEND"])
+    _assert_nothing_awaited(sqlite_chords, sqlite_chords.env["CELERY_RESULT_BACKEND"])
+
+
+def test_what_is_sent_again_leaves_no_subscription(sqlite_chords: Bench) -> None:
+    """By a web process whose user presses retry."""
+    job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1)]).apply_async()
+    job.cancel()
+    job.retry_failed()
+    _assert_nothing_awaited(sqlite_chords, sqlite_chords.env["CELERY_RESULT_BACKEND"])
+
+
+def test_other_tasks_of_the_app_are_awaited_as_ever(sqlite_chords: Bench, worker: Callable[..., WorkerProcess]) -> None:
+    """And so is the job, once somebody asks for its result: before it is there."""
+    job = sqlite_chords.chord([sqlite_chords.work(0)]).apply_async()
+    other = sqlite_chords.app.signature("add", args=(1,)).apply_async()
+    backend = sqlite_chords.app.backend
+    assert backend.result_consumer.subscribed_to == {backend.get_key_for_task(other.id)}
+    sqlite_chords.start_worker(worker)
+    assert other.get(timeout=20) == 1
+    assert job.get(timeout=20) == 0  # the sum
 
 
 def test_a_job_that_can_not_be_sent_leaves_no_subscription(sqlite_chords: Bench) -> None:
-    """The first two parts were sent, and subscribed to, before the third raised."""
+    """The first two parts were sent before the third raised."""
     sqlite_chords.app.conf.task_create_missing_queues = False
     chunks = [*(sqlite_chords.work(number) for number in range(2)), sqlite_chords.work(2).set(queue="nowhere")]
     with pytest.raises(NotPublished):
         sqlite_chords.chord(chunks).apply_async()
-    _assert_parts_forgotten(sqlite_chords, sqlite_chords.env["CELERY_RESULT_BACKEND"])
+    _assert_nothing_awaited(sqlite_chords, sqlite_chords.env["CELERY_RESULT_BACKEND"])
 
 
 def test_an_outage_leaves_no_subscription(servers: Servers) -> None:
-    """Redis goes away after the last part was subscribed to: to unsubscribe fails, and is no error of the caller's.
-
-    Once it is back nothing subscribes again to what nobody waits for.
-    """
+    """Redis goes away behind the last part: that is no error of the caller's, for nobody needs it any more."""
     results = servers.named["results"]
     sent: list[str] = []
 
@@ -209,24 +226,10 @@ def test_an_outage_leaves_no_subscription(servers: Servers) -> None:
         signals.after_task_publish.disconnect(kill)
     assert len(sent) == 3
     results.start()
-    _assert_parts_forgotten(servers.bench, results.url)
+    _assert_nothing_awaited(servers.bench, results.url)
     _, warnings = _publish(servers.bench)
     assert warnings == []
-    _assert_parts_forgotten(servers.bench, results.url)
-
-
-def test_redis_away_when_the_parts_are_forgotten(servers: Servers) -> None:
-    """All was sent: a Redis that goes away only then makes no error, and takes no part with it."""
-    app, task_ids = servers.bench.app, [f"part-{number}" for number in range(3)]
-    for task_id in task_ids:
-        app.AsyncResult(task_id).then(lambda result: None)
-    assert len(app.backend.result_consumer.subscribed_to) == 3
-    servers.named["results"].kill()
-    with structlog.testing.capture_logs() as logs:
-        forget_parts(app, task_ids)
-    assert [log["event"] for log in logs] == ["parts_not_unsubscribed"]
-    servers.named["results"].start()
-    _assert_parts_forgotten(servers.bench, servers.named["results"].url)
+    _assert_nothing_awaited(servers.bench, results.url)
 
 
 def _submit(tmp_path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
