@@ -28,7 +28,7 @@ class Parts(group):  # type: ignore[misc]
         return self
 
     def _freeze_group_tasks(self, *args: Any, **kwargs: Any) -> tuple[str, Any]:
-        """Celery's, with results that are made when a backend asks for them: one that polls for the chord's end does."""
+        """Celery's, with results that are made when they are asked for, by a backend that polls for the chord's end."""
         group_id, _ = super()._freeze_group_tasks(*args, **kwargs)
         return group_id, regen(self.app.AsyncResult(part.id) for part in self.tasks)
 
