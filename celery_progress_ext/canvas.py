@@ -199,7 +199,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
-        :raises sqlalchemy.exc.DBAPIError: when the database is away; there is no job then.
+        :raises DatabaseAway: when the database does not answer; there is no job then.
         :raises NotPublished: when the messages can not be sent at all; the job is FAILED then.
         """
         app = self.app

@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage import due
 from celery_progress_ext.storage.audit import JobAudit, begin
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Database
 
 logger = get_logger(__name__)

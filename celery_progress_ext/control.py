@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
@@ -14,6 +12,7 @@ from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
 from celery_progress_ext.runtime import Runtime
 from celery_progress_ext.storage import jobs as job_writes
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Row
 
 T = TypeVar("T")

@@ -40,6 +40,21 @@ class NotPublished(ProgressError):
         self.job_id = job_id
 
 
+class DatabaseError(ProgressError):
+    """The database refused what it was asked; the cause is what it said.
+
+    :ivar orig: the driver's error.
+    """
+
+    def __init__(self, message: str | None = None, *, orig: Exception | None = None) -> None:
+        super().__init__(message)
+        self.orig = orig
+
+
+class DatabaseAway(DatabaseError):
+    """The database does not answer, is locked or shuts down; try again later."""
+
+
 class DatabaseNotMigrated(ProgressError):
     """The progress tables are missing or old; run `celery -A APP progress migrate`."""
 

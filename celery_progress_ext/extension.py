@@ -212,8 +212,8 @@ class CeleryProgress:
 
     def _warm(self) -> None:
         """Make what a worker's children use before they are forked from it; nothing of it is a connection."""
-        # A child makes an engine of its own, but the dialect and its driver are imported then.
-        _ = (self.database.engine, self.broadcaster)
+        self.database.load_driver()
+        _ = self.broadcaster
 
     def _on_finalized(self, sender: Celery, **_: Any) -> None:
         guard.install(sender, receivers.check)

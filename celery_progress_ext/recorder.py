@@ -7,8 +7,6 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext import ids
 from celery_progress_ext.chunks import format_chunk_failure_message
 from celery_progress_ext.dispatch import SUCCESS, Dispatch, ResultLost, worker_name
@@ -22,6 +20,7 @@ from celery_progress_ext.storage import body as body_writes
 from celery_progress_ext.storage import chunks as chunk_writes
 from celery_progress_ext.storage import jobs as job_writes
 from celery_progress_ext.storage.chunks import Change, Completion
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Row
 from celery_progress_ext.storage.jobs import Ended
 
@@ -109,18 +108,23 @@ class Recorder:
 
     def _complete(self, job_id: str, completions: Sequence[Completion]) -> None:
         eta, grace = self._runtime.snapshots.last_eta(job_id), self._settings.lease_seconds
-        if len(completions) == 1:
-            change = self._write(
-                lambda conn: chunk_writes.complete(conn, completions[0], grace=grace, eta=eta), single=True
-            )
-            changes = [] if change is None else [change]
-        else:
-            changes = (
-                self._runtime.database.write(
-                    lambda conn: chunk_writes.complete_all(conn, completions, grace=grace, eta=eta)
+        told, single = completions[0], len(completions) == 1
+
+        def write(conn: Connection) -> list[Change]:
+            if single:
+                change = chunk_writes.complete(
+                    conn,
+                    told.chunk_id,
+                    result=told.result,
+                    seconds=told.seconds,
+                    intact=told.intact,
+                    grace=grace,
+                    eta=eta,
                 )
-                or []
-            )
+                return [] if change is None else [change]
+            return chunk_writes.complete_all(conn, completions, grace=grace, eta=eta)
+
+        changes = self._runtime.database.write(write, single=single) or []
         for change in changes:
             self._tell(change, "chunk_completed")
         if changes:
@@ -414,8 +418,8 @@ class Recorder:
             **fields,
         )
 
-    def _write(self, work: Callable[[Connection], Change | None], *, single: bool = False) -> Change | None:
-        return self._runtime.database.write(work, single=single)
+    def _write(self, work: Callable[[Connection], Change | None]) -> Change | None:
+        return self._runtime.database.write(work)
 
     @property
     def _settings(self) -> Any:

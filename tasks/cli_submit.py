@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy.exc import OperationalError
-
 from celery_progress_ext import JobSnapshot, ProgressError
+from celery_progress_ext.exceptions import DatabaseAway
 from tasks import exits
 from tasks.documents import DocumentStore
 from tasks.preflight import Refused
@@ -71,11 +70,11 @@ def _submit(
         job = pipeline.submit(path, matter_id=matter_id, filename=filename, chunk_pages=chunk_pages)
     except Refused as refusal:
         return _fail(refusal.message, exits.REFUSED)
+    except DatabaseAway as error:
+        # The rows come first: without the database there is no job. A broker that is away is only warned of.
+        return _fail(f"The database does not answer, so there is no job: {error}", exits.FAILED)
     except ProgressError as error:
         return _fail(str(error), exits.FAILED)
-    except OperationalError as error:
-        # The rows come first: without the database there is no job. A broker that is away is only warned of.
-        return _fail(f"The database does not answer, so there is no job: {error.orig}", exits.FAILED)
     if not outputs:
         print(job.id, flush=True)
         if not watch:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import redis
-import sqlalchemy.exc
 from flask import Blueprint, Response, jsonify
 
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.exceptions import DatabaseError
 from celery_progress_ext.jobs import JobStatus
-from celery_progress_ext.storage.migrate import usable
+from celery_progress_ext.storage.revisions import usable
 from web.jobs import progress
 from web.streams import open_streams
 
@@ -36,7 +36,7 @@ def readyz() -> tuple[Response, int]:
 def _database(progress: CeleryProgress) -> str:
     try:
         return _READY if usable(progress.database) else "not migrated"
-    except sqlalchemy.exc.SQLAlchemyError:
+    except DatabaseError:
         return "unreachable"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import kombu.exceptions
 import redis.exceptions
-import sqlalchemy.exc
 import structlog
 from flask import Flask, Response, json, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -54,7 +53,7 @@ _RAISED: dict[type[Exception], tuple[int, str, str | None]] = {
     exceptions.ChunkNotFound: (404, "chunk-not-found", None),
     exceptions.IllegalTransition: (409, "not-now", None),
     exceptions.DatabaseNotMigrated: (503, "database-not-ready", "The service is being set up. Try again in a moment."),
-    sqlalchemy.exc.OperationalError: (503, "database-unreachable", "The database does not answer. Try again soon."),
+    exceptions.DatabaseAway: (503, "database-unreachable", "The database does not answer. Try again soon."),
     kombu.exceptions.OperationalError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),
     redis.exceptions.ConnectionError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),
     redis.exceptions.TimeoutError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),

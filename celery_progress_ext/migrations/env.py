@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from alembic import context
 
+from celery_progress_ext.storage.revisions import VERSION_TABLE
 from celery_progress_ext.storage.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # A table name of our own: the host application may run Alembic in the same database.
-    version_table="celery_progress_version",
+    version_table=VERSION_TABLE,
     render_as_batch=True,
 )
 with context.begin_transaction():

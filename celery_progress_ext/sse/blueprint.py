@@ -13,10 +13,9 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from celery_progress_ext.broadcast.redis import redis_py_url
-from celery_progress_ext.exceptions import JobNotFound, MissingExtra
+from celery_progress_ext.exceptions import DatabaseError, JobNotFound, MissingExtra
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import streams, wire
 from celery_progress_ext.sse.current import CurrentSnapshots
@@ -173,7 +172,7 @@ class ProgressEvents(ServerSentEventsBlueprint):
             row = self._progress.jobs.snapshot(job_id)
         except JobNotFound:
             abort(404)
-        except SQLAlchemyError as error:
+        except DatabaseError as error:
             # A 5xx would make EventSource give up for good.
             logger.warning("stream_refused", job_id=job_id, error=error.__class__.__name__)
             return event_stream(iter([streams.SHED]))

@@ -8,9 +8,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from celery_progress_ext.broadcast import Broadcaster
+from celery_progress_ext.exceptions import DatabaseError
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse.hub import Published
@@ -81,7 +80,7 @@ class CurrentSnapshots:
         """The open jobs of a matter, oldest first; none while rows cannot be read."""
         try:
             rows = self._jobs.list(matter_id, limit=OPEN_JOBS_LIMIT, active_only=True)
-        except SQLAlchemyError as error:
+        except DatabaseError as error:
             logger.warning("snapshots_unreadable", matter_id=matter_id, error=type(error).__name__)
             return []
         return [Published(row.to_dict()) for row in reversed(rows)]
@@ -89,7 +88,7 @@ class CurrentSnapshots:
     def _read(self, job_id: str) -> Published | None:
         try:
             return Published(self._jobs.snapshot(job_id).to_dict())
-        except SQLAlchemyError as error:
+        except DatabaseError as error:
             logger.warning("snapshot_unreadable", job_id=job_id, error=type(error).__name__)
         kept = self._broadcaster.kept(job_id)
         return None if kept is None else Published.of(kept)

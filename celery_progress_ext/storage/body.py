@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
 from celery_progress_ext.storage import history
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Row, execute, execute_one
 
 _CLAIM = f"""

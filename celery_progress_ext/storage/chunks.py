@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.history import EventType
 from celery_progress_ext.storage import at_once, history
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.counters import move, move_all
 from celery_progress_ext.storage.engine import Row, Stale, execute, execute_one, execute_prepared
 from celery_progress_ext.storage.json_rows import json_rows
@@ -157,25 +156,36 @@ _COMPLETE = {
 }
 
 
-def complete(conn: Connection, completion: Completion, *, grace: float, eta: float | None = None) -> Change | None:
+def complete(
+    conn: Connection,
+    chunk_id: str,
+    *,
+    result: Any,
+    seconds: float | None = None,
+    intact: bool = True,
+    grace: float,
+    eta: float | None = None,
+) -> Change | None:
     """Record a success; a late one also wins over a failure. Counted once: None for every further report.
 
+    :param result, seconds, intact: as in :class:`Completion`.
     :param grace: seconds for Celery's chord to publish the body, when this was the last chunk.
     :param eta: the finish time that was given last, for the history.
     """
-    if conn.dialect.name == "postgresql":
+    if conn.dialect == "postgresql":
         found = execute_prepared(
             conn,
             _COMPLETE_AT_ONCE,
-            id=completion.chunk_id,
-            seconds=completion.seconds or 0.0,
-            timed=int(completion.seconds is not None),
-            result=_small_json(completion.result),
+            id=chunk_id,
+            seconds=seconds or 0.0,
+            timed=int(seconds is not None),
+            result=_small_json(result),
             grace=grace,
-            intact=completion.intact,
+            intact=intact,
             eta=eta,
         )
         return None if found is None else _change_of(found)
+    completion = Completion(chunk_id=chunk_id, result=result, seconds=seconds, intact=intact)
     changes = complete_all(conn, [completion], grace=grace, eta=eta)
     return changes[0] if changes else None
 
@@ -187,7 +197,7 @@ def complete_all(
 
     Each has the job's row as it is after all of them.
     """
-    dialect = conn.dialect.name
+    dialect = conn.dialect
     told = {completion.chunk_id: completion for completion in completions}
     olds = {
         row["id"]: row

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.stages import Stage, StageName, stage
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Row, execute_one
 
 #: What a change adds to the job's pace that is no finished chunk, or one whose time is not known.
@@ -116,7 +115,7 @@ def move_all(
     deltas[DELTAS[new]] += len(olds)
     return execute_one(
         conn,
-        MOVE_BY_DIALECT[conn.dialect.name] + _RETURNING,
+        MOVE_BY_DIALECT[conn.dialect] + _RETURNING,
         job_id=newest["job_id"],
         chunk_index=newest["chunk_index"],
         page_start=newest["page_start"],

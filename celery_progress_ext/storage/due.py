@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.jobs import ForgottenJob
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Database, Row, execute, execute_one
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import iso
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import Database, Row, execute
 from celery_progress_ext.storage.json_rows import json_rows
 
@@ -61,7 +60,7 @@ def record_completions(conn: Connection, job: Row, chunks: Sequence[Row], *, eta
         {"version": version, "chunk_index": chunk["chunk_index"], "attempt": chunk["attempt"]}
         for version, chunk in enumerate(chunks, first)
     ]
-    execute(conn, _INSERT_COMPLETIONS[conn.dialect.name], job_id=job["id"], rows=json.dumps(rows), eta=eta)
+    execute(conn, _INSERT_COMPLETIONS[conn.dialect], job_id=job["id"], rows=json.dumps(rows), eta=eta)
 
 
 def read(database: Database, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import BY_HAND, JOB_TRANSITIONS, RETRYABLE, JobStatus
 from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlier
 from celery_progress_ext.stages import stage as stage_row
 from celery_progress_ext.storage import history
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.counters import message_sql
-from celery_progress_ext.storage.engine import Database, Row, Stale, execute, execute_many, execute_one
+from celery_progress_ext.storage.engine import Database, Row, Stale, execute, execute_one
+from celery_progress_ext.storage.json_rows import json_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,13 +52,17 @@ VALUES (:id, :matter_id, :document_id, 'PENDING', :stage_name, :stage, :metadata
 ON CONFLICT (id) DO NOTHING
 RETURNING *, {now} AS now
 """
-_INSERT_CHUNK = """
-INSERT INTO document_ocr_chunks (id, job_id, document_id, chunk_index, page_start, page_end, status, task_id,
-    signature, leased_until)
-VALUES (:id, :job_id, :document_id, :index, :start, :end, 'pending', :task_id, :signature, {now} + :due)
-"""
-#: Rows whose parameters are in memory at once.
-_BATCH = 500
+_INSERT_CHUNKS = {
+    dialect: f"""
+    INSERT INTO document_ocr_chunks (id, job_id, document_id, chunk_index, page_start, page_end, status, task_id,
+        signature, leased_until)
+    SELECT chunk_id, :job_id, :document_id, place, first, last, 'pending', sent_as, {sent}, {{now}} + :due
+    FROM {json_rows(dialect, chunk_id="text", place="int", first="int", last="int", sent_as="text", sent="text")} AS new
+    """
+    for dialect, sent in (("sqlite", "sent"), ("postgresql", "CAST(sent AS jsonb)"))
+}
+#: Rows whose JSON is in memory at once.
+_BATCH = 200
 
 
 def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
@@ -86,23 +90,24 @@ def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
     if job is None:
         return None
     for first in range(0, len(new.chunks), _BATCH):
-        execute_many(
+        rows = [
+            {
+                "chunk_id": row.id,
+                "place": row.chunk.index,
+                "first": row.chunk.page_start,
+                "last": row.chunk.page_end,
+                "sent_as": row.task_id,
+                "sent": row.signature,
+            }
+            for row in new.chunks[first : first + _BATCH]
+        ]
+        execute(
             conn,
-            _INSERT_CHUNK,
-            [
-                {
-                    "id": row.id,
-                    "job_id": new.id,
-                    "document_id": new.document_id,
-                    "index": row.chunk.index,
-                    "start": row.chunk.page_start,
-                    "end": row.chunk.page_end,
-                    "task_id": row.task_id,
-                    "signature": row.signature,
-                    "due": due,
-                }
-                for row in new.chunks[first : first + _BATCH]
-            ],
+            _INSERT_CHUNKS[conn.dialect],
+            job_id=new.id,
+            document_id=new.document_id,
+            due=due,
+            rows=json.dumps(rows),
         )
     history.record(conn, job, EventType.JOB_CREATED)
     return job

@@ -15,11 +15,10 @@ import pytest
 import redis
 import structlog
 from celery import signals
-from sqlalchemy.exc import OperationalError
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.canvas import TrackedJob
-from celery_progress_ext.exceptions import NotPublished
+from celery_progress_ext.exceptions import DatabaseAway, NotPublished
 from tasks.sample import make_sample
 from tasks.servers import RedisServer
 from tests.support.chords import Bench, environment
@@ -140,7 +139,7 @@ def test_without_the_database_there_is_no_job(
     through = Bench(dict(environment(redis_url, proxy.url(postgres_url))), tmp_path)
     through.progress.database.dispose()
     proxy.down()
-    with pytest.raises(OperationalError, match=r"connection to server|server closed"):
+    with pytest.raises(DatabaseAway, match=r"connection to server|server closed"):
         through.chord([through.work(0)]).apply_async()
     assert direct.progress.jobs.list() == []
     assert direct.progress.dispatch.waiting(dict(direct.work(0))) == 0

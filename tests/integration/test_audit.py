@@ -7,14 +7,14 @@ import sys
 
 import pytest
 from alembic import command
-from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.check import Check, Checked
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.storage.audit import Drift, Source, audit, begin
-from celery_progress_ext.storage.migrate import _config
+from celery_progress_ext.storage.connection import Connection
+from celery_progress_ext.storage.migrate import config
 from tests.support.chords import Bench
 from tests.support.processes import ROOT
 from tests.support.rows import Rows
@@ -292,7 +292,7 @@ def test_the_check_waits_for_its_migration(sqlite_chords: Bench) -> None:
     """New code on the tables before revision 0002: told once, and everything else of the tick runs."""
     database = sqlite_chords.progress.database
     with database.engine.begin() as conn:
-        command.downgrade(_config(conn), "0001")
+        command.downgrade(config(conn), "0001")
     job = sqlite_chords.chord([sqlite_chords.work(0)]).apply_async()
     with capture_logs() as logs:
         answers = [sqlite_chords.progress.reconciler.tick() for _ in range(2)]

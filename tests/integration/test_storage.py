@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,14 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Pace
-from celery_progress_ext.exceptions import ChunkNotFound, DatabaseNotMigrated, JobNotFound
+from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
 from celery_progress_ext.storage import (
     Database,
     JobTrackingService,
@@ -36,6 +32,7 @@ from celery_progress_ext.storage import (
 )
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.chunks import Completion
+from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.engine import execute
 from celery_progress_ext.storage.jobs import NewChunk, NewJob
 from tests.support.rows import LEASE, Rows
@@ -73,7 +70,7 @@ def test_a_job_of_many_chunks_is_created_whole_or_not_at_all(rows: Rows) -> None
         id="x", matter_id="m", document_id="x", unit="pages", on_chunk_failure="fail", metadata={},
         body_task_id="x", body_signature={}, chunks=broken,
     )  # fmt: skip
-    with pytest.raises(rows.database._errors, match=r"(?i)unique"):
+    with pytest.raises(DatabaseError, match=r"(?i)unique"):
         rows.database.write(lambda conn: jobs.create(conn, job, due=LEASE))
     assert rows.database.rows("SELECT id FROM document_ocr_chunks WHERE job_id = 'x'") == []
     assert rows.database.row("SELECT id FROM processing_jobs WHERE id = 'x'") is None
@@ -317,8 +314,7 @@ def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) 
     """A completion as the recorder writes it: on PostgreSQL one statement, in no transaction of its own."""
     chunk_id = ids.chunk_id(job_id, index)
     return rows.database.write(
-        lambda conn: chunks.complete(conn, Completion(chunk_id=chunk_id, result=index, seconds=seconds), grace=LEASE),
-        single=True,
+        lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds), single=True
     )
 
 
@@ -447,7 +443,7 @@ def test_a_pooler_s_other_connection_prepares_again(postgres_url: str) -> None:
     assert _told(rows, job_id, 1) is not None
 
     def forget(conn: Connection) -> None:
-        conn.connection.info.clear()
+        conn.prepared.clear()
 
     rows.database.write(forget)
     assert _told(rows, job_id, 2) is not None
@@ -487,18 +483,6 @@ def test_a_database_that_is_not_migrated_says_what_to_do(database_url: str) -> N
     with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
         Snapshots(database, Settings()).get("job_x")
     database.dispose()
-
-
-def test_an_error_of_the_database_is_of_sqlalchemys_kind(rows: Rows) -> None:
-    """Callers, as a web application, know those, and not each driver's; statements go past SQLAlchemy."""
-    works: tuple[Callable[[], Any], ...] = (
-        lambda: rows.database.row("SELECT nonsense("),
-        lambda: rows.database.read(lambda conn: execute(conn, "SELECT nonsense(")),
-        lambda: rows.database.write(lambda conn: execute(conn, "SELECT nonsense(")),
-    )
-    for work in works:
-        with pytest.raises(DBAPIError):
-            work()
 
 
 async def _tell(rows: Rows, job_id: str) -> None:
@@ -710,19 +694,6 @@ def test_any_order_of_reports_ends_in_true_counts(tmp_path: Any) -> None:
     )
     machine("runTest").runTest()
     Reports.shared.database.dispose()
-
-
-def test_a_silent_network_is_noticed(postgres_url: str) -> None:
-    """TCP would wait for a quarter of an hour, and heartbeats and the tick with it."""
-    database = Database(postgres_url)
-    with database.engine.connect() as conn, socket.socket(fileno=os.dup(conn.connection.fileno())) as sock:
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
-        idle, interval, count = (
-            sock.getsockopt(socket.IPPROTO_TCP, option)
-            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        )
-        assert idle + interval * count <= 30
-    database.dispose()
 
 
 def test_a_body_that_waits_in_a_long_queue_is_not_sent_again_and_again(rows: Rows) -> None:

@@ -23,7 +23,8 @@ from celery_progress_ext import JobStatus
 from celery_progress_ext.check import Check
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import audit
-from celery_progress_ext.storage.migrate import _SCRIPTS, _config, current, head, migrate, usable
+from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
+from celery_progress_ext.storage.revisions import current, head, usable
 from tests.support import life_cycle
 from tests.support.processes import ROOT
 from tests.support.rows import Rows
@@ -40,7 +41,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def _newest() -> Script:
-    return ScriptDirectory(str(_SCRIPTS)).get_revision(head())
+    return ScriptDirectory(str(SCRIPTS)).get_revision(head())
 
 
 def _git(*arguments: str) -> bytes:
@@ -88,7 +89,7 @@ def _migrate_to_the_revision_before(database: Database) -> None:
         pytest.skip("there is only one revision")
     assert isinstance(before, str)
     with database.engine.begin() as conn:
-        command.upgrade(_config(conn), before)
+        command.upgrade(config(conn), before)
 
 
 def test_new_code_works_on_the_tables_before_the_newest_revision(database: Database, database_url: str) -> None:

@@ -9,9 +9,12 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from celery_progress_ext.exceptions import DatabaseAway
 from celery_progress_ext.storage import Database, due
-from celery_progress_ext.storage.migrate import _config, current, head, migrate
+from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
+from celery_progress_ext.storage.revisions import current, head, known
 from celery_progress_ext.storage.schema import metadata
 
 
@@ -43,6 +46,18 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     assert migrate(database) == migrate(database) == current(database) == head()
 
 
+def test_the_revisions_are_those_that_alembic_knows() -> None:
+    """They are asked for without it: by a web process that is asked whether it is ready."""
+    assert known() == tuple(script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions())
+
+
+def test_a_database_that_is_away_is_not_migrated(database_url: str) -> None:
+    """Of the library's kind, as every other answer of the database."""
+    away = "sqlite:////nowhere/progress.db" if database_url.startswith("sqlite") else "postgresql://127.0.0.1:1/x"
+    with pytest.raises(DatabaseAway):
+        migrate(Database(away))
+
+
 def test_a_migration_leaves_the_hosts_own_tables_alone(database: Database) -> None:
     """The library may share a database with its application, which may use Alembic too."""
     with database.engine.begin() as conn:
@@ -57,7 +72,7 @@ def test_the_way_back_removes_every_table(database: Database) -> None:
     """A step that cannot be undone is found here, not at night."""
     migrate(database)
     with database.engine.begin() as conn:
-        command.downgrade(_config(conn), "base")
+        command.downgrade(config(conn), "base")
     with database.engine.connect() as conn:
         assert not set(metadata.tables) & set(sa.inspect(conn).get_table_names())
 

@@ -13,12 +13,11 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from flask import Flask
-from sqlalchemy.exc import OperationalError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.chunks import ChunkProgress
-from celery_progress_ext.exceptions import JobNotFound
+from celery_progress_ext.exceptions import DatabaseAway, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.sse.blueprint import ProgressEvents, progress_events
 
@@ -73,7 +72,7 @@ class JobsInMemory:
 
     def _check(self) -> None:
         if self.away:
-            raise OperationalError("SELECT", {}, Exception("the database is away"))
+            raise DatabaseAway("the database is away")
 
 
 @dataclass

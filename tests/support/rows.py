@@ -89,9 +89,7 @@ class Rows:
     ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(
-            lambda conn: chunks.complete(
-                conn, chunks.Completion(chunk_id=chunk_id, result=result, seconds=seconds), grace=LEASE
-            )
+            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds)
         )
 
     def complete_all(self, told: list[chunks.Completion]) -> list[chunks.Change]:
