@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import TypeVar
 
+from celery_progress_ext import ids
 from celery_progress_ext.dispatch import Dispatch
 from celery_progress_ext.exceptions import IllegalTransition
+from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.recorder import Recorder
@@ -50,9 +53,20 @@ class Control:
             "SELECT * FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending' ORDER BY chunk_index",
             id=job["id"],
         ):
-            self._dispatch.chunk(chunk)
+            if not self._finished_before(chunk):
+                self._dispatch.chunk(chunk)
         if job["completed_chunks"] == job["total_chunks"]:
             self._recorder.dispatch_body(job["id"])
+
+    def _finished_before(self, chunk: Row) -> bool:
+        """Record a chunk that was in flight when the run before ended, and finished: it is not done again."""
+        task = TaskId(chunk["job_id"], chunk["chunk_index"], chunk["dispatches"] - 1)
+        try:
+            return self._recorder.stored_success(task, ids.chunk_task_id(*astuple(task)))
+        except Exception as error:
+            # The result backend is away: a second run does no harm.
+            logger.warning("outcome_not_read", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+            return False
 
     def cancel(self, job_id: str) -> JobSnapshot:
         """Stop what is queued or running, keep what is finished; the job is CANCELLED.

@@ -16,6 +16,10 @@ logger = get_logger(__name__)
 PROGRESS = "PROGRESS"
 
 
+#: How long before its hard time limit a task tells Celery nothing any more. Seconds.
+_LAST_SECONDS = 1.0
+
+
 class Reporter:
     """Takes the reports of this process's tasks, each in the task's own thread."""
 
@@ -34,7 +38,7 @@ class Reporter:
             work.done, work.done_at = done, time.monotonic()
         if first and done:
             self._heartbeats.nudge()
-        if work.tell_due(PAGES_SECONDS):
+        if not _nearly_killed(task, work) and work.tell_due(PAGES_SECONDS):
             self._tell_celery(task, work, done, total)
 
     @staticmethod
@@ -49,3 +53,12 @@ class Reporter:
         except Exception as error:
             # A result backend that is away must not fail the chunk.
             logger.warning("update_state_failed", job_id=work.task.job_id, error=type(error).__name__)
+
+
+def _nearly_killed(task: Task, work: Work) -> bool:
+    """Whether the hard time limit is near: MainProcess stores the FAILURE before it kills the process, which would turn
+    the state back meanwhile (F20).
+    """
+    hard, _ = task.request.timelimit or (None, None)
+    limit = hard or task.time_limit
+    return limit is not None and work.seconds > limit - _LAST_SECONDS

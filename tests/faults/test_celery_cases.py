@@ -20,7 +20,7 @@ from celery_progress_ext.canvas import TrackedJob
 from tests.support import fault_points
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
-from tests.support.fault_points import CLAIMED, PUBLISHED, PUBLISHING, STORED, TOLD, WAITING
+from tests.support.fault_points import CLAIMED, KILLED, PUBLISHED, PUBLISHING, STORED, TOLD, WAITING
 from tests.support.processes import ROOT, WorkerProcess
 from tests.support.waiting import wait_for
 
@@ -92,7 +92,7 @@ def test_completions_that_wait_are_committed_when_their_process_ends(sqlite_chor
     """A warm shutdown: the chunks done so far are in the rows, though the window is not over."""
     job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1), sqlite_chords.work(2, seconds=3)])
     job = job.apply_async()
-    waiting = sqlite_chords.point(WAITING, "wait", chunk=1, until=os.devnull)  # only for the long window
+    waiting = sqlite_chords.point(WAITING, "pass", chunk=1)
     running = sqlite_chords.start_worker(worker, waiting, args=["-c", "1"])
     wait_for(lambda: sqlite_chords.struck(waiting) and job.snapshot().chunks.processing, 20)
     assert job.snapshot().chunks.completed == 1
@@ -340,8 +340,11 @@ def test_f20_a_chunk_that_ended_never_says_progress_again(sqlite_chords: Bench, 
     """`update_state` after FAILURE or REVOKED would turn the state back; it comes from the task's own thread only."""
     limited = sqlite_chords.work(0, pages=3000, seconds=30).set(time_limit=2)
     job = sqlite_chords.chord([limited, sqlite_chords.work(1)]).apply_async()
-    sqlite_chords.start_worker(worker)
+    # MainProcess stores the FAILURE, tells it, and only then kills the process that reports on.
+    told = sqlite_chords.point(KILLED, "pause", chunk=0)
+    sqlite_chords.start_worker(worker, told)
     sqlite_chords.assert_healed(job, total=2, failed=[0], story=["chunk_started", "chunk_failed", "job_partial"])
+    assert sqlite_chords.struck(told)
     result = sqlite_chords.app.AsyncResult(f"{job.id}.c0.1")
     late = sqlite_chords.app.signature("add", args=(1,)).apply_async()
     assert late.get(timeout=10) == 1

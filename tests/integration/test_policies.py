@@ -14,6 +14,7 @@ from celery_progress_ext import JobStatus
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.ids import TaskId
 from tests.support.chords import MODULE, Bench, follow
+from tests.support.fault_points import WAITING
 from tests.support.processes import ROOT, WorkerProcess
 from tests.support.waiting import wait_for
 
@@ -73,6 +74,19 @@ def test_the_merge_of_a_retry_runs_however_long_it_waits(sqlite_chords: Bench, w
     assert follow(job)[-1].status is JobStatus.COMPLETED
     assert [line.split(" ", 1)[1] for line in sqlite_chords.effects()] == ["[0]", "[0, 1]"]
     assert sqlite_chords.progress.audit() == []
+
+
+def test_what_had_finished_when_the_run_ended_is_not_done_again(chords: Bench, worker: Workers) -> None:
+    """Its completion waited to be committed with others when the cancel came; its result is stored."""
+    job = chords.chord([chords.work(0), chords.work(1), chords.work(2, pages=5, seconds=1)]).apply_async()
+    waiting = chords.point(WAITING, "pass", chunk=1)
+    chords.start_worker(worker, waiting, args=["-c", "1"])
+    wait_for(lambda: chords.struck(waiting) and job.snapshot().chunks.processing == 1, 20)
+    assert job.cancel().chunks.completed == 1
+    job.retry_failed()
+    assert job.snapshot().chunks.completed == 2
+    chords.assert_healed(job, total=3, story=["job_cancelled", "job_retried", "chunk_completed", "merge_started"])
+    assert [chunk["attempt"] for chunk in chords.progress.jobs.chunks(job.id)] == [1, 1, 2]
 
 
 def test_two_people_press_retry(chords: Bench, worker: Workers) -> None:

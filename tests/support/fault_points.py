@@ -21,7 +21,7 @@ from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from kombu import Producer
 
-from celery_progress_ext import group_commit, ids
+from celery_progress_ext import group_commit, ids, reporting
 
 VARIABLE = "FAULT_POINTS"
 
@@ -31,6 +31,7 @@ STORED = "stored"  # the chunk's result is stored, its chord part not yet counte
 CLAIMED = "claimed"  # the last part is counted and the chord claimed, the body not yet published
 PUBLISHED = "published"  # the body is published, the claim not yet cleaned up
 TOLD = "told"  # in task_success, before the extension's receiver
+KILLED = "killed"  # in the last task_failure of a hard time limit: its process is about to be killed
 WAITING = "waiting"  # the receiver has put the completion off, to be committed with others
 
 
@@ -68,7 +69,10 @@ class _Installed:
         self._wrap_send()
         if any(point.at == WAITING for point in points):
             self._wrap_group_commit()
+        if any(point.at == KILLED for point in points):
+            reporting.PAGES_SECONDS = 0.02  # a process that is about to be killed has something to tell
         signals.task_success.connect(self._on_success, weak=False)
+        signals.task_failure.connect(self._on_failure, weak=False)
 
     def _pass(self, at: str, task_id: str | None) -> None:
         """The process has come to ``at`` with this task."""
@@ -128,6 +132,10 @@ class _Installed:
     def _on_success(self, sender: Any = None, **_: Any) -> None:
         self._pass(TOLD, sender.request.id)
 
+    def _on_failure(self, sender: Any = None, task_id: str = "", **_: Any) -> None:
+        if sender.request.id is None:
+            self._pass(KILLED, task_id)
+
 
 def _die(point: FaultPoint) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -148,9 +156,20 @@ def _wait(point: FaultPoint) -> None:
         time.sleep(0.02)
 
 
+def _pause(point: FaultPoint) -> None:
+    """Longer than it takes another process to say something once more."""
+    time.sleep(0.5)
+
+
+def _pass(point: FaultPoint) -> None:
+    """Nothing: it is known that the point was passed."""
+
+
 _DEEDS: dict[str, Callable[[FaultPoint], None]] = {
     "die": _die,
     "die_all": _die_all,
     "lose_redis": _lose_redis,
+    "pass": _pass,
+    "pause": _pause,
     "wait": _wait,
 }
