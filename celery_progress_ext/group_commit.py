@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 from celery_progress_ext.storage.chunks import Completion
 
-#: A process commits completions at most so often. Seconds.
-WINDOW_SECONDS = 0.05
+#: A process commits completions at most so often; its readers are sent no more (``outbox.PER_SECOND``). Seconds.
+WINDOW_SECONDS = 0.1
 
 
 class GroupCommit:

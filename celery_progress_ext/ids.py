@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import uuid4
 
 _PREFIX = "job_"
@@ -52,8 +53,11 @@ def body_task_id(job_id: str, dispatch: int) -> str:
 
 def parse(task_id: str | None) -> TaskId | None:
     """What a task id belongs to; None for a task that is not tracked."""
-    if not task_id or not task_id.startswith(_PREFIX):
-        return None
+    return _parse(task_id) if task_id and task_id.startswith(_PREFIX) else None
+
+
+@lru_cache(maxsize=64)  # a task's receivers ask one after another
+def _parse(task_id: str) -> TaskId | None:
     job_id, _, rest = task_id.partition(".")
     try:
         if not rest:
