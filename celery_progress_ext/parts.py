@@ -21,10 +21,10 @@ _MARK = "_celery_progress_unawaited"
 
 
 class Parts(group):  # type: ignore[misc]
-    """A header that is published as it is. Its members are not used again: Celery changes them, and makes no copy."""
+    """A header that is published once, and by whom it was made: so its members need not be copied first."""
 
     def clone(self, *args: Any, **kwargs: Any) -> Self:
-        """Itself: a chord clones its header before it publishes it."""
+        """Itself, where a chord would begin with a copy."""
         return self
 
     def _freeze_group_tasks(self, *args: Any, **kwargs: Any) -> tuple[str, Any]:

@@ -27,6 +27,10 @@ from celery_progress_ext.storage.jobs import Ended
 logger = get_logger(__name__)
 
 
+#: Completions, each with a result of up to 16 KB, that are one statement's parameter.
+_TOGETHER = 200
+
+
 class Recorder:
     """Records what tasks report. Methods return what took effect, or None where the report was out of date."""
 
@@ -286,14 +290,14 @@ class Recorder:
                ORDER BY chunk_index""",
             id=job_id,
         )
-        found = []
+        found: list[Completion] = []
         for row in rows:
             task = ids.parse(row["task_id"])
             state, result = self._dispatch.outcome(row["task_id"])
             if state == SUCCESS and task is not None:
                 found.append(Completion(chunk_id=task.chunk_id, result=result, intact=task.dispatch == 1))
-        if found:
-            self._complete(job_id, found)
+        for first in range(0, len(found), _TOGETHER):
+            self._complete(job_id, found[first : first + _TOGETHER])
 
     def body_alive(self, job_id: str, *, attempt: int) -> bool:
         """Renew the body's lease; False where it was superseded."""

@@ -23,6 +23,8 @@ from celery_progress_ext.exceptions import DatabaseAway, InvalidSetting, Missing
 MOST, KEPT = 15, 5
 #: How long to wait for one while all are in use. Seconds.
 WAIT_SECONDS = 30.0
+#: The first SQLite that returns the rows which a statement changed.
+_SQLITE = (3, 35)
 #: How long SQLite waits for another process's write. Seconds.
 _BUSY_SECONDS = 30.0
 _PRAGMAS = (
@@ -90,10 +92,17 @@ class Address:
         """The driver's module.
 
         :raises MissingExtra: without psycopg2.
+        :raises InvalidSetting: where SQLite is too old.
         """
         if self.dialect == "sqlite":
             import sqlite3
 
+            if sqlite3.sqlite_version_info < _SQLITE:
+                needed, found = ".".join(map(str, _SQLITE)), sqlite3.sqlite_version
+                raise InvalidSetting(
+                    f"progress_database_url: SQLite {needed} or newer is needed, and this Python has {found};"
+                    " use a newer one, or postgresql://…"
+                )
             return sqlite3
         try:
             import psycopg2

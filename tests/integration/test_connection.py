@@ -80,6 +80,14 @@ def test_a_url_that_can_not_be_used_says_what_to_write(url: str, hint: str) -> N
         Database(url)
 
 
+def test_an_sqlite_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a syntax error at the first completion."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    with pytest.raises(InvalidSetting, match=r"3\.35 or newer is needed, and this Python has 3\.34\.1"):
+        Database("sqlite://").rows("SELECT 1")
+
+
 def test_a_password_that_can_not_be_read_is_not_told() -> None:
     """A slash in it ends the host; the driver's own message quotes what it took for the port."""
     with pytest.raises(InvalidSetting, match="%XX") as raised:
