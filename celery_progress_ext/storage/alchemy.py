@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from celery_progress_ext.storage.connection import Address
+from celery_progress_ext.storage.address import Address
 
 
 def make_engine(address: Address) -> sa.Engine:

@@ -11,7 +11,8 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_progress_ext.exceptions import DatabaseAway, DatabaseError, DatabaseNotMigrated
-from celery_progress_ext.storage.connection import Address, Connection, Lost, Pool
+from celery_progress_ext.storage.address import Address
+from celery_progress_ext.storage.connection import Connection, Lost, Pool
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from celery_progress_ext.exceptions import DatabaseAway, DatabaseError, DatabaseNotMigrated, InvalidSetting
-from celery_progress_ext.storage import Database, connection
-from celery_progress_ext.storage.connection import KEPT, MOST, Address, Connection
+from celery_progress_ext.storage import Database, address, connection
+from celery_progress_ext.storage.address import Address
+from celery_progress_ext.storage.connection import KEPT, MOST, Connection
 from celery_progress_ext.storage.engine import Stale, execute, execute_one
 
 
@@ -56,12 +57,12 @@ def _idle(database: Database) -> list[Connection]:
 )
 def test_a_url_names_the_database_that_sqlalchemy_would_take(url: str, dialect: str, target: str | None) -> None:
     """The same spellings, and those that hosters use."""
-    address = Address.of(url)
-    assert (address.dialect, address.target) == (
+    found = Address.of(url)
+    assert (found.dialect, found.target) == (
         dialect,
         target or "postgresql://u:p%40ss@host:5433/db?sslmode=require",
     )
-    assert "p%40ss" not in repr(address) + repr(Database(url))
+    assert "p%40ss" not in repr(found) + repr(Database(url))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_database_that_is_away_is_told_as_such(tmp_path: Path) -> None:
 
 def test_a_locked_file_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process writes for longer than anybody waits."""
-    monkeypatch.setattr(connection, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(address, "_BUSY_SECONDS", 0.05)
     first, second = (Database(f"sqlite:///{tmp_path}/progress.db") for _ in range(2))
     first.write(lambda conn: execute(conn, "CREATE TABLE numbers (number INTEGER)"))
 
