@@ -191,7 +191,11 @@ def jobs(seed: int, seconds: float) -> list[JobPlan]:
 
 
 def _job(random: Random, number: int, *, at: float, kind: str) -> JobPlan:
-    chunks = [ChunkPlan(seconds=round(random.uniform(0.05, 0.5), 2)) for _ in range(random.randint(20, 32))]
+    # Half of them so short that their completions are committed together.
+    chunks = [
+        ChunkPlan(seconds=round(random.choice((0.01, random.uniform(0.05, 0.5))), 2))
+        for _ in range(random.randint(30, 48))
+    ]
     if kind in _ODD:
         do, once = _ODD[kind]
         for index in random.sample(range(len(chunks)), 3):
