@@ -62,21 +62,20 @@ class Connection:
             return
 
 
-#: Connections of the process that this one was forked from. Closing one would end the parent's, and a driver closes
-#: what is not referred to any more.
-_inherited: list[Connection] = []
-
-
 class Pool:
     """The connections of this process to a database; shared by its threads, usable after a fork."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._begin_anew()
+        _pools.add(self)
 
     def _begin_anew(self) -> None:
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
+        # Entered itself, and never through the condition: that is Python code, in which a soft time limit can strike
+        # between taking the lock and being responsible for it, and no other thread would get a connection again.
+        # Reentrant: what was left behind may be collected, and so given back, while it is held.
+        self._lock = threading.RLock()
+        self._freed = threading.Condition(self._lock)
         self._idle: list[Connection] = []
         # Weak: one that an exception between two lines has left behind is closed, and its place is free.
         self._busy: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -110,17 +109,15 @@ class Pool:
 
     def close_idle(self) -> None:
         """Close what is not in use, and what is as soon as it is given back."""
-        self._after_a_fork()
-        with self._changed:
+        with self._lock:
             idle, self._idle = self._idle, []
             self._era += 1
         for conn in idle:
             conn.close()
 
     def _take(self) -> Connection:
-        self._after_a_fork()
         deadline = time.monotonic() + WAIT_SECONDS
-        with self._changed:
+        with self._lock:
             while not self._idle and len(self._busy) >= self._most:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -128,7 +125,7 @@ class Pool:
                         f"None of {self._most} database connections of this process got free within {WAIT_SECONDS:g} s."
                     )
                 # In slices: one that was left behind tells nobody.
-                self._changed.wait(min(left, 1.0))
+                self._freed.wait(min(left, 1.0))
             # The one that was used last, so that others grow old and what they hold is not needed.
             conn = self._idle.pop() if self._idle else Connection(self._address.dialect, self._era)
             self._busy.add(conn)
@@ -141,13 +138,18 @@ class Pool:
         return conn
 
     def _give_back(self, conn: Connection, *, fit: bool) -> None:
-        with self._changed:
+        if conn not in self._busy:
+            return  # the parent's, of a fork while it was in use
+        if not fit:
+            # First, and not when the place is given back: it may hold SQLite's write lock.
+            conn.close()
+        with self._lock:
             self._busy.discard(conn)
             keep = fit and conn.era == self._era and len(self._idle) < KEPT
             if keep:
                 self._idle.append(conn)
-            self._changed.notify()
-        if not keep:
+            self._freed.notify()
+        if fit and not keep:
             conn.close()
 
     def _in_transaction(self, conn: Connection) -> bool:
@@ -155,7 +157,21 @@ class Pool:
             return bool(conn.dbapi.in_transaction)
         return bool(conn.dbapi.closed or conn.dbapi.get_transaction_status() != 0)  # PQTRANS_IDLE
 
-    def _after_a_fork(self) -> None:
-        if self._pid != os.getpid():
-            _inherited.extend((*self._idle, *self._busy))
-            self._begin_anew()
+    def _leave_to_the_parent(self) -> None:
+        _inherited.extend((*self._idle, *self._busy))
+        self._begin_anew()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+#: Connections of the process that this one was forked from. Closing one would end the parent's, and a driver closes
+#: what is not referred to any more.
+_inherited: list[Connection] = []
+
+
+def _in_a_child() -> None:
+    for pool in list(_pools):
+        pool._leave_to_the_parent()
+
+
+# Right after the fork, when there is one thread: two that found out later could not agree on who begins anew.
+os.register_at_fork(after_in_child=_in_a_child)
