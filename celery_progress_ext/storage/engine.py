@@ -62,7 +62,7 @@ class Database:
         """The same database for SQLAlchemy, which is loaded with it: for migrations, and queries of one's own."""
         from celery_progress_ext.storage.alchemy import make_engine
 
-        return make_engine(self._address)
+        return make_engine(self._address, self._pool)
 
     def load_driver(self) -> None:
         """Import the driver, which else comes with the first connection.
@@ -74,6 +74,8 @@ class Database:
     def dispose(self) -> None:
         """Close every connection of this process that is not in use."""
         self._pool.close_idle()
+        if self._address.in_memory:
+            self.__dict__.pop("engine", None)  # its connection was that one
 
     def connection(self) -> AbstractContextManager[Connection]:
         """A connection on which each statement is a transaction of its own."""
@@ -113,11 +115,14 @@ class Database:
         found = self.rows(query, **params)
         return found[0] if found else None
 
-    def told(self, error: Exception) -> DatabaseError | DatabaseNotMigrated:
-        """What to raise for an error of the driver."""
+    def told(self, error: Exception, *, lost: bool = False) -> DatabaseError | DatabaseNotMigrated:
+        """What to raise for an error of the driver.
+
+        :param lost: the connection broke with it, whatever the driver calls it.
+        """
         if _not_migrated(error):
             return DatabaseNotMigrated()
-        kind = DatabaseAway if self._address.away(error) else DatabaseError
+        kind = DatabaseAway if lost or self._address.away(error) else DatabaseError
         # The first line: the others are of the statement.
         return kind(str(error).strip().split("\n", 1)[0], orig=error)
 
@@ -131,7 +136,7 @@ class Database:
                         return work(conn)
             except Lost as lost:
                 if not left:
-                    raise self.told(lost.error) from lost.error
+                    raise self.told(lost.error, lost=True) from lost.error
             except self._address.driver.Error as error:
                 if not left or getattr(error, "pgcode", None) not in _RETRY_CODES:
                     raise self.told(error) from error
@@ -224,7 +229,12 @@ def _prepared(text: str) -> tuple[str, str, str]:
     return name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({', '.join(':' + each for each in names)})"
 
 
+#: How SQLite says that a table or a column is not there, and PostgreSQL's codes for it.
+_MISSING = ("no such table", "no such column", "has no column named")
+_MISSING_CODES = frozenset({"42P01", "42703"})
+
+
 def _not_migrated(error: Exception) -> bool:
     """Whether an error means that the tables are missing or old."""
     text = str(error).lower()
-    return "no such table" in text or "no such column" in text or getattr(error, "pgcode", None) in ("42P01", "42703")
+    return any(words in text for words in _MISSING) or getattr(error, "pgcode", None) in _MISSING_CODES
