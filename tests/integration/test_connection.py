@@ -6,18 +6,25 @@ import gc
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg2.extensions import parse_dsn
+from sqlalchemy.engine import make_url
 
 from celery_progress_ext.exceptions import DatabaseAway, DatabaseError, DatabaseNotMigrated, InvalidSetting
 from celery_progress_ext.storage import Database, address, connection
 from celery_progress_ext.storage.address import Address
 from celery_progress_ext.storage.connection import KEPT, MOST, Connection
 from celery_progress_ext.storage.engine import Stale, execute, execute_one
+from celery_progress_ext.storage.migrate import migrate
+from celery_progress_ext.storage.revisions import current, head
+from tests.support.processes import ROOT
 
 
 @pytest.fixture
@@ -42,27 +49,62 @@ def _idle(database: Database) -> list[Connection]:
 
 
 @pytest.mark.parametrize(
-    ("url", "dialect", "target"),
+    "url",
     [
-        ("sqlite://", "sqlite", ":memory:"),
-        ("sqlite:///:memory:", "sqlite", ":memory:"),
-        ("sqlite:///progress.db", "sqlite", "progress.db"),
-        ("sqlite:////var/lib/progress.db", "sqlite", "/var/lib/progress.db"),
-        ("sqlite+pysqlite:///a b%20c.db", "sqlite", "a b%20c.db"),
-        ("sqlite:///file:progress.db?mode=rwc&uri=true", "sqlite", "file:progress.db?mode=rwc"),
-        ("postgresql://u:p%40ss@host:5433/db?sslmode=require", "postgresql", None),
-        ("postgresql+psycopg2://u:p%40ss@host:5433/db?sslmode=require", "postgresql", None),
-        ("postgres://u:p%40ss@host:5433/db?sslmode=require", "postgresql", None),
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///progress.db",
+        "sqlite:////var/lib/progress.db",
+        "sqlite+pysqlite:///a b%20c.db",
+        "sqlite:///progress.db?check_same_thread=false&timeout=5",
+        "sqlite:///file:progress.db?mode=rwc&uri=true",
     ],
 )
-def test_a_url_names_the_database_that_sqlalchemy_would_take(url: str, dialect: str, target: str | None) -> None:
-    """The same spellings, and those that hosters use."""
-    found = Address.of(url)
-    assert (found.dialect, found.target) == (
-        dialect,
-        target or "postgresql://u:p%40ss@host:5433/db?sslmode=require",
-    )
-    assert "p%40ss" not in repr(found) + repr(Database(url))
+def test_a_url_names_the_file_that_sqlalchemy_would_take(url: str) -> None:
+    """The same spellings. The path is absolute from the beginning: a task may change the working directory."""
+    theirs = make_url(url)
+    (path,), _ = theirs.get_dialect()().create_connect_args(theirs)
+    assert (Address.of(url).dialect, Address.of(url).target) == ("sqlite", path)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "u:p%40ss@host:5433/db?sslmode=require",
+        "host",
+        "u@[::1]:5432/my%20db",
+        # What a generator of passwords makes of it, though libpq would want it quoted.
+        "u:ab/c+d=@host/db",
+        "u:50%off?#@host/db",
+        "u%3Ax:p@host/db?application_name=a%26b&connect_timeout=3",
+        "/db?host=/var/run/postgresql",
+        "u:p@:5433/db?host=/var/run/postgresql",
+        "u:p@/db?host=a:5433&host=b:5434",
+        "/db?host=a&port=5433",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
+def test_a_url_names_the_server_that_sqlalchemy_would_take(scheme: str, rest: str) -> None:
+    """The same spellings, and `postgres:`, which hosters use. What it says of timeouts counts."""
+    theirs = make_url(f"postgresql+psycopg2://{rest}")
+    _, expected = theirs.get_dialect()().create_connect_args(theirs)
+    found = parse_dsn(Address.of(f"{scheme}://{rest}").target)
+    assert found == {**address._POSTGRES_CONNECT, **{name: str(value) for name, value in expected.items()}} | {
+        "options": "-c synchronous_commit=on"
+    }
+
+
+def test_hosts_may_stand_as_libpq_has_them() -> None:
+    """SQLAlchemy takes several only as options."""
+    found = parse_dsn(Address.of("postgresql://u@a:5433,b:5434/db").target)
+    assert (found["host"], found["port"]) == ("a,b", "5433,5434")
+
+
+def test_no_password_is_shown() -> None:
+    """What is logged is a `repr`, or an error."""
+    database = Database("postgresql://u:p%40ss@host/db")
+    assert "ss@host" not in repr(database) + repr(database._address)
+    assert "%40" not in repr(database) + repr(database._address)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +115,15 @@ def test_a_url_names_the_database_that_sqlalchemy_would_take(url: str, dialect: 
         ("postgresql+asyncpg://host/db", r"'postgresql\+asyncpg' is not supported"),
         ("sqlite://progress.db", "three slashes"),
         ("sqlite:///progress.db?mode=ro", "sqlite:///file:PATH"),
+        ("postgresql://user:se@cret@host/db", "%XX"),
+        ("postgresql://user:secret@host:port/db", "a number"),
     ],
 )
 def test_a_url_that_can_not_be_used_says_what_to_write(url: str, hint: str) -> None:
     """When the database is made, not at the first query."""
-    with pytest.raises(InvalidSetting, match=hint):
+    with pytest.raises(InvalidSetting, match=hint) as raised:
         Database(url)
+    assert "cret" not in str(raised.value)
 
 
 def test_an_sqlite_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,11 +134,11 @@ def test_an_sqlite_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -
         Database("sqlite://").rows("SELECT 1")
 
 
-def test_a_password_that_can_not_be_read_is_not_told() -> None:
-    """A slash in it ends the host; the driver's own message quotes what it took for the port."""
-    with pytest.raises(InvalidSetting, match="%XX") as raised:
-        Database("postgresql://user:se/cret@127.0.0.1/db").rows("SELECT 1")
-    assert "cret" not in str(raised.value) and raised.value.__cause__ is None
+def test_an_option_that_libpq_does_not_know_is_named() -> None:
+    """Not an error of the database, which will not get better."""
+    with pytest.raises(InvalidSetting, match="sslmod") as raised:
+        Database("postgresql://user:secret@127.0.0.1/db?sslmod=require").rows("SELECT 1")
+    assert "secret" not in str(raised.value)
 
 
 def test_options_of_the_url_are_kept(postgres_url: str) -> None:
@@ -114,6 +159,28 @@ def test_a_database_in_memory_is_one(tmp_path: Path) -> None:
     database.dispose()
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///file:x?mode=memory&uri=true"])
+def test_a_database_in_memory_can_be_migrated(url: str) -> None:
+    """SQLAlchemy's engine is on the one connection, also after that was closed and there is another."""
+    database = Database(url)
+    for _ in range(2):
+        assert current(database) is None
+        assert migrate(database) == current(database) == head()
+        database.dispose()
+
+
+def test_the_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that changes the working directory is not given another database from then on."""
+    monkeypatch.chdir(tmp_path)
+    database = Database("sqlite:///progress.db")
+    migrate(database)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert current(database) == head()
+    database.dispose()
+    assert not any(Path.cwd().iterdir())
+
+
 def test_what_the_database_says_is_of_the_librarys_kind(database: Database) -> None:
     """Callers know those, and not each driver's; the driver's is the cause."""
     works: tuple[Callable[[], Any], ...] = (
@@ -129,6 +196,8 @@ def test_what_the_database_says_is_of_the_librarys_kind(database: Database) -> N
         assert raised.value.orig is raised.value.__cause__ is not None
     with pytest.raises(DatabaseNotMigrated):
         database.rows("SELECT * FROM processing_jobs")
+    with pytest.raises(DatabaseNotMigrated):
+        database.write(lambda conn: execute(conn, "INSERT INTO numbers (a_newer_column) VALUES (1)"))
 
 
 def test_a_database_that_is_away_is_told_as_such(tmp_path: Path) -> None:
@@ -199,6 +268,107 @@ def test_an_interrupted_rollback_does_not_leave_a_transaction_open(
     assert _idle(database) == []
     database.write(lambda conn: _add(conn, 2))
     assert _numbers(database) == [2]
+
+
+_STORM = """
+import random, signal, sys, threading, time
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.engine import execute
+
+class SoftTimeLimit(Exception): ...
+
+def strike(*_): raise SoftTimeLimit
+
+def open_transaction(conn):
+    if database.dialect == "sqlite":
+        return conn.dbapi.in_transaction
+    return conn.dbapi.get_transaction_status() != 0
+
+def beat():
+    while not over:
+        database.rows("SELECT 1 AS one")
+        beats.append(time.monotonic())
+        time.sleep(0.001)
+
+database, over, beats, strikes = Database(sys.argv[1]), [], [], 0
+database.write(lambda conn: execute(conn, "CREATE TABLE numbers (number INTEGER)"))
+signal.signal(signal.SIGALRM, strike)
+threading.Thread(target=beat, daemon=True).start()
+chance, end = random.Random(5), time.monotonic() + 3
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, float(sys.argv[2])))
+        for _ in range(3):
+            database.write(lambda conn: execute(conn, "INSERT INTO numbers VALUES (1)"))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except SoftTimeLimit:
+        strikes += 1
+    assert not any(open_transaction(conn) for conn in list(database._pool._idle))
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+quiet = time.monotonic()
+time.sleep(1)
+over.append(True)
+assert strikes > 50, strikes
+assert beats[-1] > quiet, "the other thread waits for ever"
+database.write(lambda conn: execute(conn, "INSERT INTO numbers VALUES (2)"))
+"""
+
+
+def test_a_soft_time_limit_may_strike_anywhere(database_url: str) -> None:
+    """Celery raises it from a signal's handler, between any two lines. The thread of the heartbeats, which shares the
+    pool, goes on, and no connection comes back in a transaction.
+    """
+    window = "3e-4" if database_url.startswith("sqlite") else "3e-3"
+    # In a process of its own: an exception in a finaliser is printed there, and none of pytest's is struck.
+    argv = [sys.executable, "-c", _STORM, database_url, window]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+_GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import sys, time
+import gevent
+from celery_progress_ext.storage import Database, connection
+from celery_progress_ext.storage.engine import execute
+from web import cooperation
+
+cooperation.install()
+database = Database(sys.argv[1])
+database.write(lambda conn: execute(conn, "CREATE TABLE numbers (number INTEGER)"))
+
+def ask(number):
+    database.rows("SELECT pg_sleep(0.1)")
+    return len(database._pool._busy) + len(database._pool._idle)
+
+begun = time.monotonic()
+counts = [job.get() for job in [gevent.spawn(ask, number) for number in range(45)]]
+assert time.monotonic() - begun < 3, "one after the other"
+assert max(counts) <= connection.MOST, counts
+assert len(database._pool._idle) <= connection.KEPT
+
+def slow(conn):
+    execute(conn, "INSERT INTO numbers VALUES (1)")
+    execute(conn, "SELECT pg_sleep(60)")
+
+for _ in range(connection.MOST + 1):
+    try:
+        with gevent.Timeout(0.05):
+            database.write(slow)
+    except gevent.Timeout:
+        pass
+    else:
+        raise AssertionError
+assert database.rows("SELECT number FROM numbers") == []
+"""
+
+
+def test_greenlets_share_the_pool(postgres_url: str) -> None:
+    """Those of a web process: they wait for a connection, and one that is given up in its query leaves none behind."""
+    argv = [sys.executable, "-c", _GREENLETS, postgres_url]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_reader_sees_one_moment(database: Database) -> None:
@@ -273,6 +443,18 @@ def test_a_child_has_connections_of_its_own(database: Database) -> None:
     assert database.write(fork) == 0
     assert _numbers(database) == [1, 2]
     assert _idle(database)[-1] is idle
+
+
+def test_a_child_gives_no_connection_back_that_is_its_parents(database: Database) -> None:
+    """Forked while one was in use, it goes on behind that."""
+    with database.connection() as conn:
+        child = os.fork()
+    if child == 0:  # pragma: no cover
+        os._exit(0 if _idle(database) == [] and _numbers(database) == [] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert _idle(database) == [conn]
+    database.write(lambda conn: _add(conn, 1))
+    assert _numbers(database) == [1]
 
 
 def test_a_broken_connection_is_replaced_with_those_that_broke_with_it(postgres_url: str) -> None:
