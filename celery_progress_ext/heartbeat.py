@@ -73,7 +73,9 @@ class Heartbeats:
         self._recorder = recorder
         self._settings = settings
         self._works: dict[str, Work] = {}
-        self._wake = threading.Condition()
+        # Entered itself, never through the condition: a soft time limit could leave that with the lock held.
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._asleep = False
         self._pid = os.getpid()
@@ -84,7 +86,7 @@ class Heartbeats:
             # Forked: the parent's thread is not here, nor is its work ours.
             self.__init__(self._recorder, self._settings)  # type: ignore[misc]
         work = Work(task, attempt=attempt)
-        with self._wake:
+        with self._lock:
             self._works[task_id] = work
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="progress-heartbeat", daemon=True)
@@ -107,13 +109,13 @@ class Heartbeats:
 
     def nudge(self) -> None:
         """Look at the works now; for the first page, which readers wait for."""
-        with self._wake:
+        with self._lock:
             self._wake.notify()
 
     def _run(self) -> None:
         idle_since = time.monotonic()
         while True:
-            with self._wake:
+            with self._lock:
                 if self._works:
                     idle_since = time.monotonic()
                 self._asleep = time.monotonic() - idle_since >= _LINGER_SECONDS
