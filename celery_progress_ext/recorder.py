@@ -148,15 +148,14 @@ class Recorder:
                 error=f"{type(error).__name__}: {error}",
             )
 
-    def stored_success(self, task: TaskId, task_id: str, *, counted: bool = False) -> bool:
+    def stored_success(self, task: TaskId, task_id: str) -> bool:
         """Record the success that the result backend has of a chunk's task, though no receiver told it.
 
-        :param counted: as in :meth:`chunk_succeeded`.
         :returns: whether it has one.
         """
         state, result = self._dispatch.outcome(task_id)
         if state == SUCCESS:
-            self.chunk_succeeded(task, result=result, counted=counted)
+            self.chunk_succeeded(task, result=result, counted=False)
         return state == SUCCESS
 
     def chunk_failed(

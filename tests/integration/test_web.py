@@ -62,7 +62,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def service(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The application over a fresh SQLite database, a real broker and an empty document store."""
-    # No worker runs, so results need no server. Redis' would subscribe to each, and unsubscribe when collected.
+    # No worker runs, so results need no server.
     celery = Celery("web-tests", broker=redis_url, backend="cache+memory://", set_as_current=False)
     celery.conf.update(progress_database_url=f"sqlite:///{tmp_path}/progress.db", progress_redis_url=redis_url)
     progress = CeleryProgress(celery)
