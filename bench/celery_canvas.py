@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 import celery
 
-from tasks.servers import LOOPBACK, die_with_parent, find_redis_server, free_port
+from tasks.embedded.servers import LOOPBACK, die_with_parent, find_redis_server, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 

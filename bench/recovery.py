@@ -20,7 +20,7 @@ import redis as redis_py
 import structlog
 
 from celery_progress_ext.canvas import TrackedJob
-from tasks.servers import RedisServer
+from tasks.embedded.servers import RedisServer
 from tests.support.chords import MODULE, Bench, environment
 from tests.support.processes import BeatProcess, WorkerProcess
 from tests.support.waiting import wait_for

@@ -23,9 +23,9 @@ from celery import Celery
 from celery_progress_ext import CeleryProgress, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.ids import TaskId
-from celery_progress_ext.storage import jobs
-from celery_progress_ext.storage.jobs import NewChunk, NewJob
-from tasks.servers import PostgresServer, RedisServer
+from celery_progress_ext.storage import job_changes as jobs
+from celery_progress_ext.storage.job_changes import NewChunk, NewJob
+from tasks.embedded.servers import PostgresServer, RedisServer
 
 LARGE, SMALL, BLOCK = 10_000, 100, 50
 

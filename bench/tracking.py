@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.servers import PostgresServer, RedisServer
+from tasks.embedded.servers import PostgresServer, RedisServer
 
 #: Runs the publisher's side in a process of its own, so that bare and tracked do not share an app.
 _PUBLISH = """

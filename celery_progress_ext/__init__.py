@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from celery_progress_ext.signals import jobs_forgotten
     from celery_progress_ext.stages import PIPELINE_STAGES
     from celery_progress_ext.storage import JobTrackingService, OCRChunkService
-    from celery_progress_ext.tracker import ChunkProgressTracker, broadcast_job_progress
+    from celery_progress_ext.story import ChunkProgressTracker, broadcast_job_progress
 
 __all__ = [
     "PIPELINE_STAGES",
@@ -38,7 +38,7 @@ _MODULES = {
     "PIPELINE_STAGES": "stages",
     "CeleryProgress": "extension",
     "ChunkProgress": "chunks",
-    "ChunkProgressTracker": "tracker",
+    "ChunkProgressTracker": "story",
     "ChunkStatus": "chunks",
     "ForgottenJob": "jobs",
     "JobSnapshot": "jobs",
@@ -46,7 +46,7 @@ _MODULES = {
     "JobTrackingService": "storage",
     "OCRChunkService": "storage",
     "ProgressError": "exceptions",
-    "broadcast_job_progress": "tracker",
+    "broadcast_job_progress": "story",
     "format_chunk_failure_message": "chunks",
     "jobs_forgotten": "signals",
     "tracked_chord": "canvas",

@@ -20,14 +20,14 @@ from kombu.exceptions import OperationalError
 from celery_progress_ext import ids
 from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
+from celery_progress_ext.context import Runtime
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.parts import Parts, leave_unawaited
-from celery_progress_ext.recorder import Recorder
-from celery_progress_ext.runtime import Runtime
-from celery_progress_ext.storage import jobs as job_writes
-from celery_progress_ext.storage.jobs import NewChunk, NewJob
+from celery_progress_ext.recording.recorder import Recorder
+from celery_progress_ext.storage import job_changes as job_writes
+from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 
 logger = get_logger(__name__)
 

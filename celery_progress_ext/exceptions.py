@@ -69,3 +69,14 @@ class InvalidSetting(ProgressError):
 
 class NotConfigured(ProgressError):
     """No CeleryProgress has been set up in this process; call CeleryProgress(app) next to your Celery app."""
+
+
+def describe(error: object) -> str:
+    """An error in a line for a person: the first line of its message, or its type where that says more."""
+    if not isinstance(error, BaseException):
+        return str(error) if error is not None else "unknown error"
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    # str(KeyError("x")) is only "'x'".
+    return f"{type(error).__name__}: {lines[0]}" if isinstance(error, LookupError) else lines[0]

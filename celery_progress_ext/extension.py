@@ -9,26 +9,29 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
-from celery_progress_ext import canvas, guard, prefork, runtime
-from celery_progress_ext import signals as receivers
-from celery_progress_ext.advice import advise
+from celery_progress_ext import canvas
+from celery_progress_ext import context as runtime
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.config import Settings
-from celery_progress_ext.control import Control
-from celery_progress_ext.dispatch import Dispatch
+from celery_progress_ext.context import Runtime
 from celery_progress_ext.exceptions import NotConfigured
-from celery_progress_ext.heartbeat import Heartbeats, Work
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.reconciler import Reconciler
-from celery_progress_ext.recorder import Recorder
-from celery_progress_ext.reporting import Reporter
-from celery_progress_ext.runtime import Runtime
+from celery_progress_ext.operations import Control
+from celery_progress_ext.publishing import Dispatch
+from celery_progress_ext.recording.recorder import Recorder
+from celery_progress_ext.recovery.beat_tick import Ticker, task_class
+from celery_progress_ext.recovery.reconciler import Reconciler
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.audit import Drift, audit
-from celery_progress_ext.storage.jobs import called_off
-from celery_progress_ext.ticker import Ticker, task_class
+from celery_progress_ext.storage.job_changes import called_off
+from celery_progress_ext.worker import admission as guard
+from celery_progress_ext.worker import prefork
+from celery_progress_ext.worker import signals as receivers
+from celery_progress_ext.worker.config_checks import advise
+from celery_progress_ext.worker.heartbeat import Heartbeats, Work
+from celery_progress_ext.worker.reporting import Reporter
 
 logger = get_logger(__name__)
 

@@ -13,14 +13,14 @@ _PORT = 8000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the answer is its exit code (``tasks.exits``; wrong usage is 2)."""
+    """Run a command; the answer is its exit code (``tasks.exit_codes``; wrong usage is 2)."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     return command(arguments)
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from tasks.cli_up import up
+    from tasks.cli.up import up
 
     return up(
         port=arguments.port,
@@ -32,7 +32,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _ocr(arguments: argparse.Namespace) -> int:
-    from tasks.cli_ocr import ocr
+    from tasks.cli.ocr import ocr
 
     return ocr(
         arguments.source,
@@ -44,7 +44,7 @@ def _ocr(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from tasks.cli_submit import submit
+    from tasks.cli.submit import submit
 
     return submit(
         None if arguments.sample else arguments.source,

@@ -28,7 +28,7 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.pages import PageResult
+from tasks.page_results import PageResult
 
 #: The files of a result, in the order they are published: who sees the PDF can count on the others.
 OUTPUT_SUFFIXES = ("json", "txt", "pdf")

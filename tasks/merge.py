@@ -1,7 +1,7 @@
 """Page results to the three outputs: a searchable PDF, the text, and the words with all that is known about them.
 
 Results are read as they come and passed on, so that a document of thousands of pages takes no more memory here than
-one of ten. The PDF is made by ``tasks.graft`` in a process that may die.
+one of ten. The PDF is made by ``tasks.pdf.graft`` in a process that may die.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import IO, Any
 
-from tasks import sandbox
 from tasks.engines import Word
-from tasks.pages import PageResult, PageStatus, page_ranges
+from tasks.page_results import PageResult, PageStatus, page_ranges
+from tasks.pdf import sandbox
 
 
 class MergeFailed(Exception):
@@ -125,7 +125,7 @@ class _Grafting:
 
 @contextmanager
 def _grafting(original: Path, out: Path, timeout: float, memory_bytes: int) -> Iterator[_Grafting]:
-    child = sandbox.spawn("tasks.graft", str(original), str(out), str(memory_bytes), stdin=subprocess.PIPE)
+    child = sandbox.spawn("tasks.pdf.graft", str(original), str(out), str(memory_bytes), stdin=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
     clock = threading.Timer(timeout, child.kill)

@@ -16,9 +16,9 @@ from tasks.documents import DocumentStore
 from tasks.engines import OcrEngine, make_engine
 from tasks.limits import merge_seconds
 from tasks.merge import merge
-from tasks.pages import PageResult
+from tasks.page_results import PageResult
+from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
-from tasks.render import PageRenderer
 
 #: What may go well the next time: a store that cannot be reached, a machine short of memory. What is not there, or
 #: cannot be read, stays so. Redis tells of its own trouble to the library, not to a task.

@@ -15,8 +15,8 @@ from celery_progress_ext.exceptions import NotPublished
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits
-from tasks.pages import chunk_ranges
-from tasks.preflight import check
+from tasks.page_results import chunk_ranges
+from tasks.pdf.preflight import check
 from tasks.settings import MODES
 
 logger = structlog.get_logger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from tasks.engines import OcrEngine, RecognitionFailed, Word
-from tasks.pages import PageResult, PageStatus
-from tasks.render import PageRenderer, PageUnreadable
+from tasks.page_results import PageResult, PageStatus
+from tasks.pdf.render import PageRenderer, PageUnreadable
 
 #: Mean confidence of a page's words. Print is read with 80 and more, noise with 20 to 40.
 _BELIEVABLE = 50

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from celery_progress_ext.exceptions import InvalidSetting
 
-#: What happens to a page that already carries text. What each mode does is told in ``tasks.render``.
+#: What happens to a page that already carries text. What each mode does is told in ``tasks.pdf.render``.
 MODES = ("skip", "redo", "force")
 
 N = TypeVar("N", int, float)

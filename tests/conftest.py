@@ -13,8 +13,8 @@ import kombu
 import pytest
 import sqlalchemy as sa
 
-from celery_progress_ext import runtime
-from tasks.servers import PostgresServer, RedisServer, ServerNotFound
+from celery_progress_ext import context as runtime
+from tasks.embedded.servers import PostgresServer, RedisServer, ServerNotFound
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, BeatProcess, WorkerProcess
 from tests.support.rabbit import RabbitServer

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from tasks import pipeline
-from tasks.preflight import Refused
+from tasks.pdf.preflight import Refused
 from web import uploads
 from web.auth import authorize, require_grant
 from web.problems import Problem

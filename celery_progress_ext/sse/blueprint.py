@@ -18,8 +18,8 @@ from celery_progress_ext.broadcast.redis import redis_py_url
 from celery_progress_ext.exceptions import DatabaseError, JobNotFound, MissingExtra
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import streams, wire
-from celery_progress_ext.sse.current import CurrentSnapshots
 from celery_progress_ext.sse.hub import Hub
+from celery_progress_ext.sse.snapshot_reader import CurrentSnapshots
 
 try:
     import flask_sse

@@ -11,8 +11,8 @@ from celery_progress_ext.broadcast import job_channel, matter_channel
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.sse import wire
-from celery_progress_ext.sse.current import CurrentSnapshots
 from celery_progress_ext.sse.hub import Frame, Hub, Mailbox, Notice, Published
+from celery_progress_ext.sse.snapshot_reader import CurrentSnapshots
 
 #: Milliseconds after which a browser reconnects: a lost stream, and one that was refused for want of room.
 RETRY_MS = 2_000

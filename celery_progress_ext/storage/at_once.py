@@ -15,7 +15,7 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import MAX_PACE, MAX_PAGES, MIN_PACE
 from celery_progress_ext.history import EventType
 from celery_progress_ext.storage.counters import COUNTING, DELTAS, MOVE_BY_DIALECT
-from celery_progress_ext.storage.engine import NAMED
+from celery_progress_ext.storage.database import NAMED
 
 #: What is told of the chunk: not its signature nor its result, large JSON that nobody reads from a completion.
 _CHUNK = (

@@ -16,7 +16,7 @@ from celery_progress_ext.chunks import ChunkStatus, percent
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.history import NAMED_LIMIT, Account, Event
 from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.engine import Database, Row, execute, execute_one
+from celery_progress_ext.storage.database import Database, Row, execute, execute_one
 
 #: Rows read at a time.
 PAGE = 1_000

@@ -8,7 +8,7 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.stages import Stage, StageName, stage
 from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.engine import Row, execute_one
+from celery_progress_ext.storage.database import Row, execute_one
 
 #: What a change adds to the job's pace that is no finished chunk, or one whose time is not known.
 _NO_PACE = Pace()

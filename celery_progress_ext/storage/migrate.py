@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.revisions import VERSION_TABLE, head, known
 
 logger = get_logger(__name__)

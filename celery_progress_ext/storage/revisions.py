@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 from celery_progress_ext.exceptions import DatabaseNotMigrated
-from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage.database import Database
 
 #: A table name of our own: the host application may run Alembic in the same database.
 VERSION_TABLE = "celery_progress_version"

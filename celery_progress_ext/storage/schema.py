@@ -5,8 +5,6 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from celery_progress_ext.storage.due import UNAUDITED
-
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -28,6 +26,8 @@ def _real(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
 
 
+#: A job that ended, or ended again after a retry, since it was audited; in the words of an index.
+UNAUDITED = "finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version"
 _UNAUDITED = sa.text(UNAUDITED)
 
 processing_jobs = sa.Table(

@@ -12,10 +12,10 @@ from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus, iso
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.storage import chunks as chunk_writes
-from celery_progress_ext.storage import history
-from celery_progress_ext.storage import jobs as job_writes
-from celery_progress_ext.storage.engine import Database
+from celery_progress_ext.storage import chunk_changes as chunk_writes
+from celery_progress_ext.storage import events as history
+from celery_progress_ext.storage import job_changes as job_writes
+from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.snapshots import Snapshots, chunk_progress
 
 #: Rows as a program reads them; an alias, since `JobTrackingService.list` hides the type in the class.

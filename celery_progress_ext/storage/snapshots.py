@@ -15,8 +15,8 @@ from celery_progress_ext.eta import Eta, Pace, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, StalledChunk
 from celery_progress_ext.stages import StageName
-from celery_progress_ext.storage.engine import Database, Row
-from celery_progress_ext.storage.jobs import as_json
+from celery_progress_ext.storage.database import Database, Row
+from celery_progress_ext.storage.job_changes import as_json
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
 NAMED_LIMIT = 100

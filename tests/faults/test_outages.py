@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.storage.engine import Database, execute
-from tasks.servers import PostgresServer, RedisServer, ServerFailed
+from celery_progress_ext.storage.database import Database, execute
+from tasks.embedded.servers import PostgresServer, RedisServer, ServerFailed
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
 from tests.support.faultproxy import FaultProxy

@@ -19,8 +19,8 @@ from celery import signals
 from celery_progress_ext import JobStatus
 from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.exceptions import DatabaseAway, NotPublished
+from tasks.embedded.servers import RedisServer
 from tasks.sample import make_sample
-from tasks.servers import RedisServer
 from tests.support.chords import Bench, environment
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, WorkerProcess

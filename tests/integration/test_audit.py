@@ -10,8 +10,8 @@ from alembic import command
 from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.check import Check, Checked
 from celery_progress_ext.exceptions import JobNotFound
+from celery_progress_ext.recovery.auditor import Check, Checked
 from celery_progress_ext.storage.audit import Drift, Source, audit, begin
 from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.migrate import config

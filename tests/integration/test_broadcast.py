@@ -19,7 +19,7 @@ from celery_progress_ext.broadcast import Broadcaster, BroadcastLost, Message, S
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.broadcast.redis import RedisBroadcaster, redis_py_url
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
-from tasks.servers import RedisServer
+from tasks.embedded.servers import RedisServer
 from tests.support.faultproxy import FaultProxy
 from tests.support.live import make_snapshot
 

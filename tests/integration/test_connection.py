@@ -21,7 +21,7 @@ from celery_progress_ext.exceptions import DatabaseAway, DatabaseError, Database
 from celery_progress_ext.storage import Database, address, connection
 from celery_progress_ext.storage.address import Address
 from celery_progress_ext.storage.connection import KEPT, MOST, Connection
-from celery_progress_ext.storage.engine import Stale, execute, execute_one
+from celery_progress_ext.storage.database import Stale, execute, execute_one
 from celery_progress_ext.storage.migrate import migrate
 from celery_progress_ext.storage.revisions import current, head
 from tests.support.processes import ROOT
@@ -273,7 +273,7 @@ def test_an_interrupted_rollback_does_not_leave_a_transaction_open(
 _STORM = """
 import random, signal, sys, threading, time
 from celery_progress_ext.storage import Database
-from celery_progress_ext.storage.engine import execute
+from celery_progress_ext.storage.database import execute
 
 class SoftTimeLimit(Exception): ...
 
@@ -331,7 +331,7 @@ monkey.patch_all()
 import sys, time
 import gevent
 from celery_progress_ext.storage import Database, connection
-from celery_progress_ext.storage.engine import execute
+from celery_progress_ext.storage.database import execute
 from web import cooperation
 
 cooperation.install()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tasks.servers import free_port
+from tasks.embedded.servers import free_port
 from tests.support.chords import MODULE, Bench, follow
 from tests.support.processes import TestProcess, WorkerProcess
 from tests.support.waiting import wait_for

@@ -14,9 +14,9 @@ from kombu import Queue
 
 from celery_progress_ext import CeleryProgress, JobStatus, ids
 from celery_progress_ext.config import Settings
-from celery_progress_ext.dispatch import Dispatch
-from celery_progress_ext.overtaking import Overtaking
-from celery_progress_ext.storage import due
+from celery_progress_ext.publishing import Dispatch
+from celery_progress_ext.recovery import queries as due
+from celery_progress_ext.recovery.lost_messages import Overtaking
 from tests.support.rows import LEASE, Rows
 
 TICK = Settings().tick_seconds

@@ -14,7 +14,7 @@ from celery import Celery
 from structlog.testing import capture_logs
 
 from celery_progress_ext import CeleryProgress, ForgottenJob, jobs_forgotten
-from celery_progress_ext.storage import due
+from celery_progress_ext.recovery import queries as due
 from tasks import retention
 from tasks.documents import DocumentStore
 from tests.support.processes import ROOT

@@ -21,7 +21,7 @@ from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.broadcast.redis import RedisBroadcaster
 from celery_progress_ext.exceptions import MissingExtra
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
-from tasks.servers import RedisServer, free_port
+from tasks.embedded.servers import RedisServer, free_port
 from tests.support.faultproxy import FaultProxy
 from tests.support.live import EventReader, Live, live_app, make_snapshot, serve
 

@@ -18,10 +18,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.runner import Runner, Service, StartFailed
+from tasks.embedded.runner import Runner, Service, StartFailed
+from tasks.embedded.servers import LOOPBACK, RedisServer, ServerNotFound, find_redis_server, free_port
+from tasks.embedded.stack import AlreadyRunning, PortTaken, held, plan_up
 from tasks.sample import make_sample
-from tasks.servers import LOOPBACK, RedisServer, ServerNotFound, find_redis_server, free_port
-from tasks.stack import AlreadyRunning, PortTaken, held, plan_up
 from tests.support.processes import ROOT, TestProcess
 from tests.support.waiting import wait_for
 

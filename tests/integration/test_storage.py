@@ -19,22 +19,22 @@ from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
+from celery_progress_ext.recovery import queries as due
 from celery_progress_ext.storage import (
     Database,
     JobTrackingService,
     OCRChunkService,
     Snapshots,
-    body,
-    chunks,
-    due,
-    jobs,
     services,
 )
+from celery_progress_ext.storage import body_changes as body
+from celery_progress_ext.storage import chunk_changes as chunks
+from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.audit import audit
-from celery_progress_ext.storage.chunks import Completion
+from celery_progress_ext.storage.chunk_changes import Completion
 from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.engine import execute
-from celery_progress_ext.storage.jobs import NewChunk, NewJob
+from celery_progress_ext.storage.database import execute
+from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from tests.support.rows import LEASE, Rows
 
 

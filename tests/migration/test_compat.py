@@ -20,7 +20,7 @@ from alembic.script import Script, ScriptDirectory
 from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.check import Check
+from celery_progress_ext.recovery.auditor import Check
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate

@@ -12,7 +12,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from celery_progress_ext.exceptions import DatabaseAway
-from celery_progress_ext.storage import Database, due
+from celery_progress_ext.recovery import queries as due
+from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
 from celery_progress_ext.storage.revisions import current, head, known
 from celery_progress_ext.storage.schema import metadata

@@ -22,7 +22,7 @@ from typing import Self
 import psutil
 import redis
 
-from tasks.servers import PostgresServer, RedisServer, ServerFailed, free_port
+from tasks.embedded.servers import PostgresServer, RedisServer, ServerFailed, free_port
 from tests.support.chaos import CLIENTS, SETTINGS, Step
 from tests.support.chords import environment
 from tests.support.faultproxy import FaultProxy

@@ -21,7 +21,9 @@ from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from kombu import Producer
 
-from celery_progress_ext import group_commit, ids, reporting
+from celery_progress_ext import ids
+from celery_progress_ext.recording import batch_completer as group_commit
+from celery_progress_ext.worker import reporting
 
 VARIABLE = "FAULT_POINTS"
 

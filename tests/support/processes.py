@@ -13,7 +13,7 @@ from typing import Self
 
 import psutil
 
-from tasks.servers import die_with_parent
+from tasks.embedded.servers import die_with_parent
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,7 +25,7 @@ from pytest_celery import (
     RedisTestBroker,
 )
 
-from tasks.servers import find_redis_server, free_port
+from tasks.embedded.servers import find_redis_server, free_port
 from tests.support.processes import TestProcess
 from tests.support.waiting import wait_for
 

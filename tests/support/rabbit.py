@@ -10,7 +10,7 @@ from typing import Self
 from urllib.parse import quote
 from uuid import uuid4
 
-from tasks.servers import LOOPBACK, ServerNotFound, free_port
+from tasks.embedded.servers import LOOPBACK, ServerNotFound, free_port
 from tests.support.processes import TestProcess
 
 #: Debian's wrapper in /usr/sbin runs it as another user, on the machine's own data; this is the script behind it.

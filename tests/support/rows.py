@@ -11,9 +11,12 @@ import pytest
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, body, chunks, jobs
-from celery_progress_ext.storage.engine import execute
-from celery_progress_ext.storage.jobs import NewChunk, NewJob
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots
+from celery_progress_ext.storage import body_changes as body
+from celery_progress_ext.storage import chunk_changes as chunks
+from celery_progress_ext.storage import job_changes as jobs
+from celery_progress_ext.storage.database import execute
+from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
 
 LEASE = 30.0

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from tasks.servers import ServerNotFound
+from tasks.embedded.servers import ServerNotFound
 from tests.support.rabbit import RabbitServer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_progress_ext.advice import advise
+from celery_progress_ext.worker.config_checks import advise
 
 GOOD = {
     "task_acks_late": True,

@@ -79,7 +79,7 @@ async def test_progress_is_broadcast_with_the_counts(
         total=17, pending=10, processing=2, completed=5, failed=0
     )
     tracker = ChunkProgressTracker(job_tracker=mock_job_tracker, chunk_service=mock_chunk_service)
-    with patch("celery_progress_ext.tracker.broadcast_job_progress") as broadcast:
+    with patch("celery_progress_ext.story.broadcast_job_progress") as broadcast:
         await tracker.update_chunk_progress(job_id="j", document_id="d", matter_id="m")
     broadcast.assert_called_once_with(
         matter_id="m",

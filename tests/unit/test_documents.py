@@ -11,8 +11,8 @@ import pytest
 
 from tasks.documents import DocumentStore
 from tasks.engines import Word
-from tasks.pages import PageResult, PageStatus
-from tasks.pdf import Geometry
+from tasks.page_results import PageResult, PageStatus
+from tasks.pdf.geometry import Geometry
 
 PAGES = [
     PageResult(

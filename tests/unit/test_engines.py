@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks.engines import ENGINES, Bitmap, EngineUnavailable, OcrEngine, RecognitionTimeout, make_engine
+from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
-from tasks.render import PageRenderer
 from tasks.sample import sample_page
 
 CORPUS = Path(os.environ.get("CORPUS_DIR", Path(__file__).parents[2].parent / "shared" / "corpus"))

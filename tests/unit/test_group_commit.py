@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from celery_progress_ext import group_commit
-from celery_progress_ext.group_commit import GroupCommit
-from celery_progress_ext.storage.chunks import Completion
+from celery_progress_ext.recording import batch_completer as group_commit
+from celery_progress_ext.recording.batch_completer import GroupCommit
+from celery_progress_ext.storage.chunk_changes import Completion
 from tests.support.waiting import wait_for
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from celery_progress_ext.outbox import BURST, PER_SECOND, Outbox
-from celery_progress_ext.runtime import Runtime
-from celery_progress_ext.storage.engine import Row
+from celery_progress_ext.context import Runtime
+from celery_progress_ext.recording.snapshot_throttle import BURST, PER_SECOND, Outbox
+from celery_progress_ext.storage.database import Row
 from tests.support.rows import Rows
 from tests.support.waiting import wait_for
 

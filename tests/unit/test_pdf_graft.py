@@ -12,17 +12,17 @@ from pikepdf import Array, Dictionary, Name, OutlineItem
 from PIL import Image, ImageOps
 
 from tasks.engines import Word
-from tasks.graft import GraftFailed, graft
-from tasks.layer import fit_lines
-from tasks.pages import PageResult, PageStatus
-from tasks.pdf import MAX_PIXELS, MAX_SIDE, Geometry, fitting_dpi
-from tasks.render import PageRenderer
+from tasks.page_results import PageResult, PageStatus
+from tasks.pdf.geometry import MAX_PIXELS, MAX_SIDE, Geometry, fitting_dpi
+from tasks.pdf.graft import GraftFailed, graft
+from tasks.pdf.render import PageRenderer
+from tasks.pdf.text_layer import fit_lines
 
 
 @pytest.fixture(autouse=True)
 def _no_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """``graft`` runs in this process here, which is to live on."""
-    monkeypatch.setattr("tasks.graft.allow_cpu", lambda seconds: None)
+    monkeypatch.setattr("tasks.pdf.graft.allow_cpu", lambda seconds: None)
 
 
 def empty(path: Path, *, pages: int = 1, content: bytes = b"", **page_entries: object) -> Path:

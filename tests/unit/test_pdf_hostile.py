@@ -11,9 +11,9 @@ import pytest
 
 from tasks.engines.null import NullEngine
 from tasks.merge import merge
-from tasks.preflight import Refused, check
+from tasks.pdf.preflight import Refused, check
+from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
-from tasks.render import PageRenderer
 
 CORPUS = Path(os.environ.get("CORPUS_DIR", Path(__file__).parents[2].parent / "shared" / "corpus")) / "hostile"
 MEMORY = 768 << 20

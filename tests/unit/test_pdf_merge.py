@@ -14,8 +14,8 @@ from pikepdf import Array, Dictionary, Name
 
 from tasks.engines import Word
 from tasks.merge import MergeFailed, merge
-from tasks.pages import PageResult, PageStatus
-from tasks.pdf import Geometry
+from tasks.page_results import PageResult, PageStatus
+from tasks.pdf.geometry import Geometry
 
 NewChildren = Callable[[], list[Any]]
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.limits import chunk_time_limits, merge_time_limits
-from tasks.pages import chunk_ranges
+from tasks.page_results import chunk_ranges
 from tasks.sample import make_sample
 
 CHECKOUT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 
 from tasks.engines.null import NullEngine
-from tasks.pages import PageStatus, page_ranges
+from tasks.page_results import PageStatus, page_ranges
+from tasks.pdf.render import PageRenderer, PageUnreadable
 from tasks.recognition import recognise_pages
-from tasks.render import PageRenderer, PageUnreadable
 
 NewChildren = Callable[[], list[Any]]
 

@@ -11,7 +11,7 @@ import pikepdf
 import pytest
 from pikepdf import Array, Dictionary, Encryption, Name
 
-from tasks.preflight import REFUSALS, Preflight, Refused, check
+from tasks.pdf.preflight import REFUSALS, Preflight, Refused, check
 
 
 def document(path: Path, *, pages: int = 1, size: tuple[float, float] = (612, 792), **save: Any) -> Path:

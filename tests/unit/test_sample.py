@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.engines import make_engine
+from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
-from tasks.render import PageRenderer
 from tasks.sample import main, make_sample
 
 

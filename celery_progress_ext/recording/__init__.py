@@ -1,0 +1,1 @@
+"""Who counts: what a task reports is committed to the rows and then broadcast."""

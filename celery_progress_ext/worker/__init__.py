@@ -1,0 +1,1 @@
+"""What runs in a worker: receivers of signals, admission of tasks, heartbeats, reports."""

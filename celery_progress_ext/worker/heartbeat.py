@@ -1,0 +1,179 @@
+"""Signs of life of the tasks of this process, from one thread: OCR and rendering release the GIL.
+
+The first beat of a chunk records its start, so that a chunk shorter than ``START_SECONDS`` costs one write, its
+completion. The thread writes leases and pages to the rows only: ``update_state`` from it could overwrite a SUCCESS
+(Celery's store is not atomic, F20), so the task's own ``report`` calls that.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+
+from celery_progress_ext.config import Settings
+from celery_progress_ext.ids import TaskId
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.recording.recorder import Recorder
+
+logger = get_logger(__name__)
+
+#: A chunk that runs longer is recorded as started. Seconds.
+START_SECONDS = 0.1
+#: Pages are written at most so often per chunk; the first page at once. Seconds.
+PAGES_SECONDS = 1.0
+#: All chunks of a job together write their pages at most so often per second: its row is one hot row.
+PAGES_PER_SECOND = 100
+#: How long the thread stays awake after the last task, so that short tasks need not wake it. Seconds.
+_LINGER_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Work:
+    """A tracked task that runs in this process."""
+
+    task: TaskId
+    began: float = field(default_factory=time.monotonic)
+    #: The fencing token, once the start is recorded.
+    attempt: int | None = None
+    done: int = 0
+    done_at: float = field(default_factory=time.monotonic)
+    written_done: int = 0
+    #: The last write of any kind, for the lease; and of pages, for their rate.
+    written_at: float = field(default_factory=time.monotonic)
+    paged_at: float = 0.0
+    pages_seconds: float = PAGES_SECONDS
+    #: When Celery's result backend was told last.
+    told_at: float = 0.0
+    #: True once the rows say that this attempt does not count any more.
+    superseded: bool = False
+    finished: bool = False
+    #: Held while the thread writes for this task, so that the task's end is not overtaken by a beat.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def seconds(self) -> float:
+        """How long the task has been running."""
+        return time.monotonic() - self.began
+
+    def tell_due(self, seconds: float) -> bool:
+        """Whether Celery may be told again; at most once in ``seconds``, the first time at once."""
+        now = time.monotonic()
+        if now - self.told_at < seconds:
+            return False
+        self.told_at = now
+        return True
+
+
+class Heartbeats:
+    """The tasks at work in this process, and the thread that speaks for them."""
+
+    def __init__(self, recorder: Recorder, settings: Settings) -> None:
+        self._recorder = recorder
+        self._settings = settings
+        self._works: dict[str, Work] = {}
+        # Entered itself, never through the condition: a soft time limit could leave that with the lock held.
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._asleep = False
+        self._pid = os.getpid()
+
+    def begin(self, task_id: str, task: TaskId, attempt: int | None = None) -> Work:
+        """Speak for a task from now on; ``attempt`` where its start is recorded already."""
+        if self._pid != os.getpid():
+            # Forked: the parent's thread is not here, nor is its work ours.
+            self.__init__(self._recorder, self._settings)  # type: ignore[misc]
+        work = Work(task, attempt=attempt)
+        with self._lock:
+            self._works[task_id] = work
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="progress-heartbeat", daemon=True)
+                self._thread.start()
+            elif self._asleep:
+                self._wake.notify()
+        return work
+
+    def get(self, task_id: str | None) -> Work | None:
+        """The work of a task of this process."""
+        return self._works.get(task_id) if task_id else None
+
+    def end(self, task_id: str) -> Work | None:
+        """The task is over: no beat for it comes after this. None where nothing was begun."""
+        work = self._works.pop(task_id, None)
+        if work is not None:
+            with work.lock:
+                work.finished = True
+        return work
+
+    def nudge(self) -> None:
+        """Look at the works now; for the first page, which readers wait for."""
+        with self._lock:
+            self._wake.notify()
+
+    def _run(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            with self._lock:
+                if self._works:
+                    idle_since = time.monotonic()
+                self._asleep = time.monotonic() - idle_since >= _LINGER_SECONDS
+                self._wake.wait(None if self._asleep else START_SECONDS)
+                self._asleep = False
+            for work in list(self._works.values()):
+                with work.lock:
+                    if not work.finished and not work.superseded:
+                        self._speak_for(work)
+
+    def _speak_for(self, work: Work) -> None:
+        try:
+            if work.task.chunk_index is None:
+                self._speak_for_body(work)
+            else:
+                self._speak_for_chunk(work)
+        except Exception as error:
+            # The database is away: the lease runs on, and the next round tries again.
+            logger.warning("heartbeat_failed", job_id=work.task.job_id, error=type(error).__name__)
+            time.sleep(START_SECONDS)
+
+    def _speak_for_chunk(self, work: Work) -> None:
+        if work.attempt is None:
+            if work.seconds < START_SECONDS:
+                return
+            work.attempt = self._recorder.chunk_started(work.task, elapsed=work.seconds)
+            work.superseded = work.attempt is None
+            work.written_at = time.monotonic()
+        elif self._has_news(work):
+            done = work.done
+            at_work = self._recorder.chunk_progressed(
+                work.task, attempt=work.attempt, done=done, quiet=time.monotonic() - work.done_at
+            )
+            self._written(work, done, counts=at_work is not None)
+            work.pages_seconds = max(PAGES_SECONDS, (at_work or 0) / PAGES_PER_SECOND)
+        elif self._beat_due(work):
+            self._written(work, work.written_done, counts=self._recorder.chunk_alive(work.task, attempt=work.attempt))
+
+    def _speak_for_body(self, work: Work) -> None:
+        assert work.attempt is not None
+        job_id = work.task.job_id
+        if self._has_news(work):
+            done = work.done
+            counts = self._recorder.body_progressed(job_id, attempt=work.attempt, done=done)
+            self._written(work, done, counts=counts)
+        elif self._beat_due(work):
+            counts = self._recorder.body_alive(job_id, attempt=work.attempt)
+            self._written(work, work.written_done, counts=counts)
+
+    def _has_news(self, work: Work) -> bool:
+        return work.done != work.written_done and time.monotonic() - work.paged_at >= work.pages_seconds
+
+    def _beat_due(self, work: Work) -> bool:
+        return time.monotonic() - work.written_at >= self._settings.heartbeat_seconds
+
+    @staticmethod
+    def _written(work: Work, done: int, *, counts: bool) -> None:
+        work.written_at = time.monotonic()
+        if done != work.written_done:
+            work.written_done, work.paged_at = done, work.written_at
+        work.superseded = not counts

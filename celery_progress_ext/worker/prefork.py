@@ -1,0 +1,54 @@
+"""What a prefork worker's MainProcess does once, right before it forks its first child, so that they share memory.
+
+A child shares the pages of its parent until one of the two writes to them. Imports and objects that every child would
+make for itself are made before the fork. And a garbage collection writes to the header of every object that it looks
+at, the parent's too: Celery runs one before each fork, which takes the pages from the children that are there already,
+and the children run their own. ``gc.freeze`` puts what exists now out of the collector's sight.
+
+Frozen objects are still freed when nothing refers to them; only a cycle that becomes garbage later, and that was made
+before the freeze, is kept. So it is done once per MainProcess, when that holds modules and the app but no task yet, and
+never in a process that does not fork a pool: not in a web application, a publisher or beat, nor for other pools.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celery import signals
+
+from celery_progress_ext.log import get_logger
+
+logger = get_logger(__name__)
+
+#: The process that froze. A pool that replaces children, as with `worker_max_tasks_per_child`, must not freeze the
+#: requests that are at work by then.
+_frozen_by: int | None = None
+
+
+def connect(warm: Callable[[], None]) -> None:
+    """Do it when the pool of this worker is made; ``warm()`` makes what every child needs, without a connection."""
+
+    def before_create_process(**_: Any) -> None:
+        _prepare(warm)
+
+    # Sent by Celery's prefork pool alone, in MainProcess, before each fork.
+    signals.worker_before_create_process.connect(
+        before_create_process, weak=False, dispatch_uid="celery_progress_ext.worker.prefork"
+    )
+
+
+def _prepare(warm: Callable[[], None]) -> None:
+    global _frozen_by
+    if _frozen_by == os.getpid():
+        return
+    _frozen_by = os.getpid()
+    try:
+        warm()
+    except Exception as error:
+        # A setting that does not fit, or a driver that is missing: whoever needs it says so in full.
+        logger.warning("worker_not_warmed", error=f"{type(error).__name__}: {error}")
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,64 @@
+"""A task's own word on how far it is: kept for the heartbeat, and shown to Celery's result backend and Flower."""
+
+from __future__ import annotations
+
+import time
+
+from celery import Task
+
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.worker.admission import Superseded
+from celery_progress_ext.worker.heartbeat import PAGES_SECONDS, Heartbeats, Work
+
+logger = get_logger(__name__)
+
+#: The state that a task at work has in the result backend and in Flower.
+PROGRESS = "PROGRESS"
+
+
+#: How long before its hard time limit a task tells Celery nothing any more. Seconds.
+_LAST_SECONDS = 1.0
+
+
+class Reporter:
+    """Takes the reports of this process's tasks, each in the task's own thread."""
+
+    def __init__(self, heartbeats: Heartbeats) -> None:
+        self._heartbeats = heartbeats
+
+    def report(self, task: Task, *, done: int, total: int | None) -> None:
+        """Note ``done`` of ``total``; what Celery is told of it is rate-limited."""
+        work = self._heartbeats.get(task.request.id)
+        if work is None:
+            return
+        if work.superseded:
+            raise Superseded("the job ended, or another attempt took over")
+        first = work.done == 0
+        if done != work.done:
+            work.done, work.done_at = done, time.monotonic()
+        if first and done:
+            self._heartbeats.nudge()
+        if not _nearly_killed(task, work) and work.tell_due(PAGES_SECONDS):
+            self._tell_celery(task, work, done, total)
+
+    @staticmethod
+    def _tell_celery(task: Task, work: Work, done: int, total: int | None) -> None:
+        meta = {"done": done, "total": total, "job_id": work.task.job_id, "chunk_index": work.task.chunk_index}
+        try:
+            if not task.request.is_eager:
+                task.update_state(state=PROGRESS, meta=meta)
+                if task.app.conf.worker_send_task_events:
+                    # Flower takes a task's state from events; `task-progress` makes that PROGRESS.
+                    task.send_event("task-progress", retry=False, **meta)
+        except Exception as error:
+            # A result backend that is away must not fail the chunk.
+            logger.warning("update_state_failed", job_id=work.task.job_id, error=type(error).__name__)
+
+
+def _nearly_killed(task: Task, work: Work) -> bool:
+    """Whether the hard time limit is near: MainProcess stores the FAILURE before it kills the process, which would turn
+    the state back meanwhile (F20).
+    """
+    hard, _ = task.request.timelimit or (None, None)
+    limit = hard or task.time_limit
+    return limit is not None and work.seconds > limit - _LAST_SECONDS

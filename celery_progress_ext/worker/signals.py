@@ -1,0 +1,289 @@
+"""Thin receivers of Celery's signals: parse the task id, hand on, never raise.
+
+They run in the pool's child or in MainProcess (a killed child, a hard limit), sometimes twice, late, or with an empty
+``sender.request``; so all they rely on is the task id. They are module functions, because Celery's weak reference to
+a bound method vanishes silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery, signals
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
+
+from celery_progress_ext import ids
+from celery_progress_ext.exceptions import describe
+from celery_progress_ext.ids import TaskId
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.recording.recorder import Recorder
+from celery_progress_ext.worker.admission import Superseded
+from celery_progress_ext.worker.heartbeat import Heartbeats
+
+logger = get_logger(__name__)
+
+#: How much longer than its countdown a retried task may wait in the queue before it counts as lost, in leases.
+_RETRY_LEASES = 2
+
+
+class Tracking(Protocol):
+    """What the receivers need of the extension."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """Where outcomes are recorded."""
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """The tasks at work in this process."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a sign of life lasts."""
+
+
+Find = Callable[[Celery], Tracking | None]
+
+
+def _nothing(app: Celery) -> Tracking | None:
+    return None
+
+
+_find: Find = _nothing
+
+
+def connect(find: Find) -> None:
+    """Connect the receivers once per process; ``find`` gives the extension of an app, or None."""
+    global _find
+    _find = find
+    for signal, receiver in _RECEIVERS:
+        signal.connect(receiver, weak=False, dispatch_uid=f"celery_progress_ext.{receiver.__name__}")
+
+
+def _quiet(receiver: Callable[..., None]) -> Callable[..., None]:
+    """Log what went wrong instead of raising: Celery would log it as its own and go on just so."""
+
+    @functools.wraps(receiver)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            receiver(*args, **kwargs)
+        except Exception as error:
+            # The rows are the guarantee: what is not recorded now, the reconciler finds.
+            logger.warning("receiver_failed", receiver=receiver.__name__, error=f"{type(error).__name__}: {error}")
+
+    return call
+
+
+def _tracked(sender: Any, task_id: str | None) -> tuple[Tracking, TaskId] | None:
+    task = ids.parse(task_id)
+    if task is None:
+        return None
+    tracking = _find(sender.app)
+    return None if tracking is None else (tracking, task)
+
+
+@_quiet
+def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
+    """A chunk is about to run: speak for it from now on. A body begins in :func:`check`, once it is claimed."""
+    found = _tracked(sender, task_id)
+    if found is not None and found[1].chunk_index is not None:
+        found[0].heartbeats.begin(task_id, found[1])
+
+
+def check(sender: Any, task_id: str) -> None:
+    """Runs before the user's code, and may refuse it.
+
+    :raises Superseded: for a body that is done, taken or can not be claimed, and for a chunk that is finished or in
+        other hands.
+    """
+    found = _tracked(sender, task_id)
+    if found is None:
+        return
+    tracking, task = found
+    if task.chunk_index is None:
+        _claim_body(tracking, task, task_id)
+        return
+    redelivered = bool((sender.request.delivery_info or {}).get("redelivered"))
+    if redelivered or task.dispatch > 1:
+        # Only a repeated message is worth a question before it runs: the first costs nothing here.
+        _claim_chunk(tracking, task, task_id, redelivered=redelivered)
+
+
+def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
+    try:
+        job = tracking.recorder.body_claimed(task, task_id)
+    except Exception as error:
+        # Without the database nobody may merge. Raised on, it would be the body's own failure; it is due in the rows,
+        # so the reconciler sends it again.
+        logger.warning("body_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+        raise Superseded("the merge could not be claimed now; it is sent again") from error
+    if job is None:
+        raise Superseded("the merge is done, or another worker has it")
+    tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
+
+
+def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered: bool) -> None:
+    # Where the database is slow, the heartbeat would record the start first, and this claim meet its own task's.
+    work = tracking.heartbeats.end(task_id)
+    attempt = work.attempt if work else None
+    try:
+        # A worker killed after the result was stored, before it was counted or acknowledged (F3-F6): done is done.
+        done = redelivered and tracking.recorder.stored_success(task, task_id)
+        if done:
+            attempt = None
+        elif attempt is None:
+            attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
+    except Exception as error:
+        # Database or Redis are away: run it, as a first message; its heartbeat asks again, a second run does no harm.
+        logger.warning("chunk_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
+        tracking.heartbeats.begin(task_id, task, attempt=attempt)
+        return
+    if attempt is None:
+        raise Superseded("the chunk is finished, or another worker has it")
+    tracking.heartbeats.begin(task_id, task, attempt=attempt)
+
+
+@_quiet
+def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
+    """A task returned. Its result is stored and its chord part counted already."""
+    task_id = sender.request.id
+    found = _tracked(sender, task_id)
+    if found is None:
+        return
+    tracking, task = found
+    work = tracking.heartbeats.end(task_id)
+    if task.chunk_index is not None:
+        tracking.recorder.chunk_succeeded(
+            task,
+            result=result,
+            seconds=work.seconds if work else None,
+            soon=True,
+        )
+    elif work is not None and work.attempt is not None:
+        ended = tracking.recorder.body_succeeded(task.job_id, attempt=work.attempt)
+        if ended is not None and task_id != task.job_id:
+            # The job's own result is that of the body that took effect, whichever message brought it.
+            sender.backend.store_result(task.job_id, result, "SUCCESS")
+
+
+@_quiet
+def on_failure(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
+    """A task failed, in the child, or in MainProcess when its child was killed or ran into the hard limit."""
+    found = _tracked(sender, task_id)
+    if found is None:
+        return
+    tracking, task = found
+    work = tracking.heartbeats.end(task_id)
+    attempt = work.attempt if work else None
+    if work is None and _succeeded(tracking, task, task_id):
+        return
+    if isinstance(exception, Reject):
+        # Task.retry rejects its message where it could not publish the next one; else the task rejected it itself.
+        exception = exception.reason if isinstance(exception.reason, BaseException) else exception
+        own = not isinstance(exception, OperationalError)
+    else:
+        # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
+        # nobody is at work on it. A hard limit, which MainProcess tells, comes so too.
+        own = work is not None or isinstance(exception, TimeLimitExceeded)
+    if own and task.chunk_index is not None:
+        tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
+    elif own:
+        tracking.recorder.body_failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
+    elif task.chunk_index is not None:
+        lost = isinstance(exception, WorkerLostError)
+        reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
+        tracking.recorder.chunk_lost(task, attempt=None, reason=reason)
+    # A body that was lost is finished, or run again, by the reconciler once its lease is over.
+
+
+def _succeeded(tracking: Tracking, task: TaskId, task_id: str) -> bool:
+    """Record a success that is stored although Celery tells a failure: its part could not be counted (F8), or a
+    receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the lease tells later.
+    """
+    if task.chunk_index is None:
+        return tracking.recorder.stored_body_success(task.job_id, task_id)
+    return tracking.recorder.stored_success(task, task_id)
+
+
+@_quiet
+def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+    """A task retries itself: Celery sends the same id again after a countdown."""
+    task_id = request.id if request is not None else sender.request.id
+    found = _tracked(sender, task_id)
+    if found is None:
+        return
+    tracking, task = found
+    work = tracking.heartbeats.end(task_id)
+    attempt = work.attempt if work else None
+    if reason is None:
+        # A cold shutdown, or a connection loss that cancels: Celery says "retry" in MainProcess and sends nothing. With
+        # late ack the broker delivers it again, else nobody does (F18).
+        due, why = tracking.lease_seconds, "its worker was shut down"
+    else:
+        due = _countdown(reason) + _RETRY_LEASES * tracking.lease_seconds
+        why = describe(getattr(reason, "exc", None) or reason)
+    if task.chunk_index is not None:
+        tracking.recorder.chunk_retrying(task, attempt=attempt, due=due, reason=why)
+    elif attempt is not None:
+        tracking.recorder.body_retrying(task.job_id, attempt=attempt, due=due)
+
+
+@_quiet
+def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
+    """A task was revoked or expired before or while it ran. A cancelled job is over already: nothing changes then."""
+    found = _tracked(sender, request.id if request is not None else None)
+    if found is None:
+        return
+    tracking, task = found
+    reason = "its message expired before a worker took it" if expired else "its task was revoked"
+    if task.chunk_index is not None:
+        tracking.recorder.chunk_failed(task, error=reason)
+    else:
+        tracking.recorder.body_failed(task.job_id, request.id, error=reason)
+
+
+@_quiet
+def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> None:
+    """No worker knows the task (F14): nothing else will ever be heard of it."""
+    found = _tracked(sender, id)
+    if found is None:
+        return
+    tracking, task = found
+    error = f"the worker has no task named {name!r}; import its module there"
+    if task.chunk_index is not None:
+        tracking.recorder.chunk_failed(task, error=error)
+    else:
+        tracking.recorder.body_failed(task.job_id, id, error=error)
+
+
+@_quiet
+def on_postrun(sender: Any = None, task_id: str = "", **_: Any) -> None:
+    """However the task ended (Ignore and Reject send nothing else), nobody speaks for it any more."""
+    found = _tracked(sender, task_id)
+    if found is not None:
+        found[0].heartbeats.end(task_id)
+
+
+_RECEIVERS: tuple[tuple[Any, Callable[..., None]], ...] = (
+    (signals.task_prerun, on_prerun),
+    (signals.task_success, on_success),
+    (signals.task_failure, on_failure),
+    (signals.task_retry, on_retry),
+    (signals.task_revoked, on_revoked),
+    (signals.task_unknown, on_unknown),
+    (signals.task_postrun, on_postrun),
+)
+
+
+def _countdown(reason: Any) -> float:
+    when = getattr(reason, "when", None)
+    if isinstance(when, int | float):
+        return float(when)
+    if when is not None and hasattr(when, "timestamp"):
+        return max(0.0, float(when.timestamp()) - time.time())
+    return 0.0

@@ -1,0 +1,1 @@
+"""The servers and processes that `up` and `ocr` start by themselves."""

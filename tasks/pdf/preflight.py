@@ -1,0 +1,133 @@
+"""Is this a document we can work on? Answered in a child process, with a sentence a person understands.
+
+The file is parsed by ``tasks.pdf.preflight_child``, never here: whatever it does to its process, the answer is a
+``Refused``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tasks.pdf import sandbox
+from tasks.pdf.geometry import MIN_DPI
+
+MAX_PAGES = 20_000
+
+#: Junk before the header is common (mail gateways, HTTP answers saved whole); readers look this far for it.
+_HEADER_WITHIN = 1024
+
+#: Reason → (HTTP status, sentence). The sentence may use what the refusal knows: page, pages, limit.
+REFUSALS: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        "empty": (415, "The file is empty."),
+        "not_pdf": (415, "This is not a PDF file."),
+        "too_large": (413, "The file is larger than {limit} MB, the most that is accepted."),
+        "password": (422, "The PDF needs a password to be opened. Save a copy without a password and upload that."),
+        "signed": (
+            422,
+            "The PDF is digitally signed, and adding text would break the signature. Upload an unsigned copy.",
+        ),
+        "no_pages": (422, "The PDF has no pages."),
+        "too_many_pages": (422, "The PDF has {pages} pages, and at most {limit} are accepted. Split it and try again."),
+        "page_too_large": (422, f"Page {{page}} is too large to be read: it would get less than {MIN_DPI:.0f} dpi."),
+        "damaged": (422, "The PDF is damaged and could not be repaired. Save it again from its source and try again."),
+        "too_complex": (
+            422,
+            "The PDF takes too much time or memory to open. It may be damaged; save it again from its source.",
+        ),
+    }
+)
+
+
+class Refused(Exception):
+    """The file is not accepted. ``reason`` is a key of ``REFUSALS``, the message is for a person."""
+
+    def __init__(self, reason: str, message: str, http_status: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.http_status = http_status
+
+    @classmethod
+    def because(cls, reason: str, **details: Any) -> Refused:
+        """The refusal of this row of ``REFUSALS``."""
+        http_status, sentence = REFUSALS[reason]
+        return cls(reason, sentence.format_map(details), http_status)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.message, self.http_status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What is known about an accepted document."""
+
+    #: The file to work on: the one that was given, or its repaired copy in ``scratch``.
+    path: Path
+    pages: int
+    repaired: bool
+    #: How many pages carry text already; None where counting took too long.
+    text_pages: int | None
+
+
+def check(
+    path: Path,
+    *,
+    scratch: Path,
+    dpi: float = 300,
+    max_bytes: int = 500_000_000,
+    max_pages: int = MAX_PAGES,
+    timeout: float = 60.0,
+    memory_bytes: int = sandbox.MEMORY_BYTES,
+) -> Preflight:
+    """Look at a document without trusting it. ``scratch`` is an existing folder for a repaired copy.
+
+    :param dpi: what pages are rendered at; a huge page gets less, and one too huge for any is refused.
+    :param timeout: seconds, of the wall clock and of CPU time.
+    :raises Refused: with the reason, for a person.
+    """
+    _check_outside(path, max_bytes)
+    child = sandbox.spawn(
+        "tasks.pdf.preflight_child", str(path), str(scratch), str(dpi), str(max_pages), str(timeout), str(memory_bytes)
+    )
+    try:
+        output, _ = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        output, _ = child.communicate()
+    verdict = _last_verdict(output)
+    if verdict is None:
+        raise Refused.because("too_complex")
+    if "refused" in verdict:
+        raise Refused.because(verdict.pop("refused"), **verdict)
+    return Preflight(
+        path=Path(verdict["path"]),
+        pages=verdict["pages"],
+        repaired=verdict["repaired"],
+        text_pages=verdict["text_pages"],
+    )
+
+
+def _check_outside(path: Path, max_bytes: int) -> None:
+    """What can be said without parsing."""
+    size = path.stat().st_size
+    if size == 0:
+        raise Refused.because("empty")
+    if size > max_bytes:
+        raise Refused.because("too_large", limit=max_bytes // 1_000_000)
+    with path.open("rb") as file:
+        if b"%PDF" not in file.read(_HEADER_WITHIN):
+            raise Refused.because("not_pdf")
+
+
+def _last_verdict(output: bytes) -> dict[str, Any] | None:
+    """The last whole line. The child says what it knows before it dares to look into the pages."""
+    *lines, _unfinished = output.split(b"\n")
+    verdict: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return verdict

@@ -1,0 +1,149 @@
+"""Pages to bitmaps, in a child process that is killed when a page takes too long or too much.
+
+pdfium cannot be interrupted, and a file of 775 bytes can keep it busy for ever. The child (``tasks.pdf.render_child``)
+lives as long as its pages behave; the next page after a bad one gets a new child.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tasks.engines import Bitmap
+from tasks.pdf import sandbox
+from tasks.pdf.geometry import Geometry
+
+#: Seconds to find out why a page shows nothing. It only changes the words of a message.
+_INSPECT_SECONDS = 10.0
+
+
+class PageUnreadable(Exception):
+    """The page could not be rendered; the message ends a sentence that begins with the page's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedPage:
+    """A page as seen. ``bitmap`` is None where there is nothing to recognise: it is kept or blank."""
+
+    geometry: Geometry
+    dpi: float
+    #: The text that it carries already, when that is to be kept.
+    own_text: str | None
+    #: It carries an invisible text layer that is to be replaced.
+    replaces_layer: bool
+    bitmap: Bitmap | None
+
+
+class PageRenderer:
+    """Renders pages of one file, one at a time. A context manager: the child ends with it.
+
+    ``mode`` says what happens to pages that carry text:
+
+    ======== =================================== ========================================
+    mode     only invisible text (earlier OCR)   visible text
+    ======== =================================== ========================================
+    skip     kept                                kept
+    redo     recognised, the old layer replaced  kept
+    force    recognised, the old layer replaced  recognised too; its own text stays, so
+                                                 searching finds it twice
+    ======== =================================== ========================================
+    """
+
+    def __init__(
+        self, path: Path, *, dpi: float, mode: str, timeout: float, memory_bytes: int = sandbox.MEMORY_BYTES
+    ) -> None:
+        """``timeout``: seconds for one page."""
+        self._arguments = (str(path), str(dpi), mode, str(memory_bytes))
+        self._timeout = timeout
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def render(self, page: int) -> RenderedPage:
+        """Page ``page``, counted from 1.
+
+        :raises PageUnreadable: it broke the renderer, or took too long.
+        """
+        answer, pixels = self._ask("render", page, self._timeout)
+        geometry = Geometry(tuple(answer["box"]), answer["rotation"], answer["width"], answer["height"])
+        bitmap = Bitmap(geometry.width, geometry.height, answer["stride"], pixels, answer["dpi"]) if pixels else None
+        return RenderedPage(
+            geometry=geometry,
+            dpi=answer["dpi"],
+            own_text=answer["own_text"],
+            replaces_layer=answer["replaces_layer"],
+            bitmap=bitmap,
+        )
+
+    def fault(self, page: int) -> str | None:
+        """Why a page that shows nothing to read may show nothing: an image that is missing or broken.
+
+        pdfium draws such a page without it and reports no error. None where nothing is wrong.
+        """
+        try:
+            answer, _ = self._ask("inspect", page, min(_INSPECT_SECONDS, self._timeout))
+        except PageUnreadable:
+            return "has an image that cannot be decoded"
+        fault: str | None = answer["fault"]
+        return fault
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with suppress(BrokenPipeError):  # what the dead child did not read any more
+                    if pipe is not None:
+                        pipe.close()
+
+    def _ask(self, what: str, page: int, seconds: float) -> tuple[dict[str, Any], bytes]:
+        """One request, one line of JSON, and as many bytes as it announces."""
+        if self._child is None:
+            self._child = sandbox.spawn("tasks.pdf.render_child", *self._arguments, stdin=subprocess.PIPE)
+        child, timed_out = self._child, threading.Event()
+
+        def give_up() -> None:
+            timed_out.set()
+            child.kill()
+
+        assert child.stdin is not None
+        assert child.stdout is not None
+        clock = threading.Timer(seconds, give_up)
+        clock.start()
+        try:
+            child.stdin.write(json.dumps({"do": what, "page": page, "seconds": seconds}).encode() + b"\n")
+            child.stdin.flush()
+            answer = json.loads(child.stdout.readline() or b"null")
+            pixels = child.stdout.read(answer["bytes"]) if answer and "bytes" in answer else b""
+        except (BrokenPipeError, ValueError):  # it died before the request, or within its answer
+            answer, pixels = None, b""
+        except BaseException:
+            # A soft time limit or a revoke in the middle of an answer: the rest would be taken for the next one.
+            self.close()
+            raise
+        finally:
+            clock.cancel()
+        if answer is None or len(pixels) < answer.get("bytes", 0):
+            self.close()
+            raise PageUnreadable(
+                f"could not be rendered within {seconds:.0f} s"
+                if timed_out.is_set()
+                else "could not be rendered: it takes too much memory or time, or is broken"
+            )
+        if "error" in answer:
+            raise PageUnreadable(answer["error"])
+        return answer, pixels

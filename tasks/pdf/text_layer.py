@@ -1,0 +1,97 @@
+"""The words of a page as PDF text operators, so that they lie on the ink and are read back line by line.
+
+Words of one line share a baseline, a size and a slope: readers break the line wherever the baseline jumps, and the
+boxes of "on" and "type" end at different heights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import linear_regression, median
+
+from tasks.engines import Word
+from tasks.pdf.geometry import Geometry
+from tasks.pdf.glyphless import ADVANCE, encode
+
+#: A line of fewer words has no slope of its own: one descender would tilt it. It takes the page's.
+_WORDS_FOR_SLOPE = 5
+
+_SPACE = encode(" ").hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Words on one baseline. In pixels, y downwards: the baseline is at ``bottom + slope * x``."""
+
+    words: Sequence[Word]
+    slope: float
+    bottom: float
+    height: float
+
+
+def fit_lines(words: Sequence[Word]) -> list[Line]:
+    """The words, in their order, as lines."""
+    runs = list(_runs(words))
+    slopes = [_slope(run) for run in runs]
+    page_slope = median([slope for slope in slopes if slope is not None] or [0.0])
+    return [_fit(run, page_slope if slope is None else slope) for run, slope in zip(runs, slopes, strict=True)]
+
+
+def text_operators(words: Sequence[Word], geometry: Geometry) -> Iterator[str]:
+    """The content of a layer in display space; its font is ``/F``, the rendering mode 3, invisible."""
+    width, height = geometry.display_size
+    x_scale, y_scale = width / geometry.width, height / geometry.height
+    yield "BT 3 Tr"
+    for line in fit_lines(words):
+        size = line.height * y_scale
+        angle = math.atan(-line.slope)
+        cos, sin = math.cos(angle), math.sin(angle)
+        yield f"/F {size:.3f} Tf"
+        for place, word in enumerate(line.words):
+            x, y = word.x0 * x_scale, height - (line.bottom + line.slope * word.x0) * y_scale
+            codes = encode(word.text)
+            stretch = _stretch((word.x1 - word.x0) * x_scale / cos, len(codes) // 2, size)
+            yield f"{stretch:.3f} Tz {cos:.5f} {sin:.5f} {-sin:.5f} {cos:.5f} {x:.3f} {y:.3f} Tm <{codes.hex()}> Tj"
+            if place + 1 < len(line.words):
+                gap = max(1, line.words[place + 1].x0 - word.x1)
+                yield f"{_stretch(gap * x_scale, 1, size):.3f} Tz <{_SPACE}> Tj"
+    yield "ET"
+
+
+def _stretch(length: float, characters: int, size: float) -> float:
+    """The horizontal scaling, in percent, that makes so many characters this long."""
+    return 100 * length / (characters * size * ADVANCE / 1000)
+
+
+def _runs(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """Words that share a baseline: those of a line, but each by itself where the print runs up or down the page."""
+    for _, words_of_line in groupby((word for word in words if word.x1 > word.x0 and word.y1 > word.y0), _line_of):
+        line = list(words_of_line)
+        across = max(word.x1 for word in line) - min(word.x0 for word in line)
+        down = max(word.y1 for word in line) - min(word.y0 for word in line)
+        yield from [line] if across > down else ([word] for word in line)
+
+
+def _line_of(word: Word) -> int:
+    return word.line
+
+
+def _slope(run: Sequence[Word]) -> float | None:
+    if len(run) < _WORDS_FOR_SLOPE:
+        return None
+    slope, _ = linear_regression([_centre(word) for word in run], [word.y1 for word in run])
+    return slope
+
+
+def _fit(run: Sequence[Word], slope: float) -> Line:
+    """Medians, so that a speck or an initial does not move the line."""
+    bottom = median(word.y1 - slope * _centre(word) for word in run)
+    top = median(word.y0 - slope * _centre(word) for word in run)
+    return Line(run, slope, bottom, max(1.0, bottom - top))
+
+
+def _centre(word: Word) -> float:
+    return (word.x0 + word.x1) / 2
