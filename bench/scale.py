@@ -64,7 +64,7 @@ def block(progress: CeleryProgress, chunks: Iterator[TaskId]) -> float | None:
         return None
     began = time.perf_counter()
     for task in tasks:
-        progress.recorder.chunk_succeeded(task, result=task.chunk_index, seconds=0.01)
+        progress.recording.chunks.succeeded(task, result=task.chunk_index, seconds=0.01)
     return (time.perf_counter() - began) / BLOCK
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,14 +19,15 @@ from kombu.exceptions import OperationalError
 from celery_progress_ext import ids
 from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.context import Runtime
+from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.parts import Parts, leave_unawaited
-from celery_progress_ext.recording.recorder import Recorder
-from celery_progress_ext.storage import job_changes as job_writes
+from celery_progress_ext.publishing import PublishOnceGroup, ignore_results_of_tracked
+from celery_progress_ext.recording import Recording
+from celery_progress_ext.storage import job_changes
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
+from celery_progress_ext.storage.json import dumps, loads
 
 logger = get_logger(__name__)
 
@@ -49,7 +49,7 @@ _MESSAGE_OPTIONS = frozenset(
     }
 )
 #: What publishing raises where the broker or the result backend is away, or can not take anything now.
-_AWAY = (
+OUTAGE_ERRORS = (
     OperationalError,
     OSError,
     redis.exceptions.ConnectionError,
@@ -64,11 +64,11 @@ class Extension(Protocol):
     """What the canvas needs of ``CeleryProgress``."""
 
     @property
-    def runtime(self) -> Runtime:
+    def context(self) -> ProcessContext:
         """Settings, database and broadcaster."""
 
     @property
-    def recorder(self) -> Recorder:
+    def recording(self) -> Recording:
         """Records how a job ends."""
 
     def retry_failed(self, job_id: str) -> JobSnapshot:
@@ -90,7 +90,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
 
     def snapshot(self) -> JobSnapshot:
         """The whole truth about the job now."""
-        return self._extension.runtime.jobs.snapshot(self.id)
+        return self._extension.context.jobs.snapshot(self.id)
 
     def watch(self, timeout: float | None = None) -> Iterator[JobSnapshot]:
         """Snapshots as they come, each newer than the last, to the terminal one.
@@ -99,7 +99,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         seen = -1
-        news = _News(self._extension.runtime.broadcaster, job_channel(self.id))
+        news = _Wakeups(self._extension.context.broadcaster, job_channel(self.id))
         try:
             while True:
                 snapshot = self.snapshot()
@@ -222,11 +222,11 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         header = _Header(members, args, kwargs, sent_with)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         create = partial(
-            job_writes.create,
+            job_changes.create,
             new=_new_job(job_id, self.tracking, header, body),
-            due=extension.runtime.settings.lease_seconds + _seconds_to(delay, app),
+            due=extension.context.settings.lease_seconds + _seconds_to(delay, app),
         )
-        created = extension.runtime.database.write(create)
+        created = extension.context.database.write(create)
         del create
         job = TrackedJob(job_id, extension, app=app)
         if created is None:
@@ -234,11 +234,11 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             return job
         logger.info("job_created", job_id=job_id, matter_id=self.tracking["matter_id"], chunks=len(header))
         try:
-            extension.runtime.broadcaster.publish(extension.runtime.snapshots.of(created))
+            extension.context.broadcaster.publish(extension.context.snapshots.of(created))
         except Exception as error:  # the database went away behind the commit; the job is there, and the tick tells it
             logger.warning("job_not_told", job_id=job_id, error=f"{type(error).__name__}: {error}")
         plain = chord([], _with_id(body, job_id), app=app)
-        plain.tasks = Parts(
+        plain.tasks = PublishOnceGroup(
             [_with_id(signature, ids.chunk_task_id(job_id, index, 1)) for index, signature in enumerate(header)],
             app=app,
         )
@@ -257,31 +257,31 @@ def bind(find: Any) -> None:
 def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> None:
     """Send the chord's messages, or leave that to the reconciler."""
     try:
-        leave_unawaited(plain.app)
+        ignore_results_of_tracked(plain.app)
         plain.apply_async(task_id=job_id, root_id=job_id, **delay)
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
     except Exception as error:
         if plain.app.conf.task_always_eager:
             raise  # a task's own
-        if (away := _outage(error)) is not None:
+        if (away := outage_of(error)) is not None:
             advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
             logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)
             return
         # A queue, a serializer or a result backend that can not be used: another try would tell the same.
         reason = f"{type(error).__name__}: {error}"
         verdict = f"The job could not be published: {reason}"
-        ended = extension.runtime.database.write(
-            lambda conn: job_writes.end(conn, job_id, JobStatus.FAILED, error=verdict)
+        ended = extension.context.database.write(
+            lambda conn: job_changes.end(conn, job_id, JobStatus.FAILED, error=verdict)
         )
         if ended is not None:
-            extension.recorder.run_ended(ended)
+            extension.recording.bodies.run_ended(ended)
         raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
 
 
-def _outage(error: BaseException | None) -> BaseException | None:
+def outage_of(error: BaseException | None) -> BaseException | None:
     """The error of a server that is away, which Celery may have wrapped: a lost Redis becomes a RuntimeError."""
-    while error is not None and not isinstance(error, _AWAY):
+    while error is not None and not isinstance(error, OUTAGE_ERRORS):
         error = error.__cause__
     return error
 
@@ -356,15 +356,15 @@ def _new_job(job_id: str, tracking: Mapping[str, Any], header: _Header, body: Si
         document_id=tracking["document_id"],
         unit=tracking["unit"],
         on_chunk_failure=tracking["on_chunk_failure"],
-        metadata=json.loads(_json(tracking["metadata"], "metadata")),
+        metadata=_stored(tracking["metadata"], "metadata"),
         body_task_id=ids.body_task_id(job_id, 1),
-        body_signature=json.loads(_json(body, "the body's arguments")),
+        body_signature=_stored(body, "the body's arguments"),
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),
                 chunk=chunk,
                 task_id=ids.chunk_task_id(job_id, chunk.index, 1),
-                signature=_json(signature, f"the arguments of chunk {chunk.index}"),
+                signature=_stored(signature, f"the arguments of chunk {chunk.index}"),
             )
             for chunk, signature in zip(chunks, header, strict=True)
         ],
@@ -388,9 +388,10 @@ def _chunks(ranges: Sequence[Sequence[int]] | None, count: int) -> list[Chunk]:
     return [Chunk(index=index, page_start=first, page_end=last) for index, (first, last) in enumerate(ranges)]
 
 
-def _json(value: Any, what: str) -> str:
+def _stored(value: Any, what: str) -> Any:
+    """A value as it will be read from the rows: whatever Celery's JSON serialiser takes, as it was."""
     try:
-        return json.dumps(value)
+        return loads(dumps(value))
     except (TypeError, ValueError) as error:
         raise InvalidCanvas(f"{what} must be JSON-serialisable, so that it can be sent again: {error}") from None
 
@@ -410,7 +411,7 @@ def _with_id(signature: Signature, task_id: str) -> Signature:
     return signature.set(task_id=task_id)
 
 
-class _News:
+class _Wakeups:
     """Waits for a channel's next message; without the broadcaster it is a pause, and the rows are looked at anyway."""
 
     def __init__(self, broadcaster: Broadcaster, channel: str) -> None:

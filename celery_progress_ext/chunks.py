@@ -19,7 +19,11 @@ class ChunkStatus(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether the merge need not wait for this chunk any more."""
-        return self in (ChunkStatus.COMPLETED, ChunkStatus.FAILED)
+        return self not in UNFINISHED
+
+
+#: Chunks that the merge waits for.
+UNFINISHED = frozenset({ChunkStatus.PENDING, ChunkStatus.PROCESSING})
 
 
 #: What a report may do to a chunk: the new status, and the statuses it may come from.

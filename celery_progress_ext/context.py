@@ -13,7 +13,7 @@ from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkSe
 from celery_progress_ext.storage.services import set_default
 
 
-class Runtime:
+class ProcessContext:
     """One per Celery app and process. ``conf`` is read when a setting is first needed, not before: an app may still
     be configured after ``CeleryProgress(app)``.
     """
@@ -29,7 +29,7 @@ class Runtime:
     @cached_property
     def database(self) -> Database:
         """Where the rows are."""
-        return Database(self.settings.database_url)
+        return Database(self.settings.database_url, hold_seconds=self.settings.lease_seconds / 2)
 
     @cached_property
     def broadcaster(self) -> Broadcaster:
@@ -56,19 +56,19 @@ class Runtime:
         return OCRChunkService(self.database, self.snapshots)
 
 
-_current: Runtime | None = None
+_current: ProcessContext | None = None
 
 
-def use(runtime: Runtime) -> None:
-    """Make ``runtime`` the one that code without an app at hand gets (the story's tracker and broadcast)."""
+def use(context: ProcessContext) -> None:
+    """Make ``context`` the one that code without an app at hand gets (the story's tracker and broadcast)."""
     global _current
-    _current = runtime
-    set_default(lambda: (runtime.database, runtime.snapshots))
+    _current = context
+    set_default(lambda: (context.database, context.snapshots))
 
 
-def current() -> Runtime:
-    """The runtime of the newest ``CeleryProgress`` in this process, or one from the environment alone."""
+def current() -> ProcessContext:
+    """The context of the newest ``CeleryProgress`` in this process, or one from the environment alone."""
     if _current is None:
-        use(Runtime(dict))
+        use(ProcessContext(dict))
     assert _current is not None
     return _current

@@ -46,7 +46,7 @@ class DatabaseError(ProgressError):
     :ivar orig: the driver's error.
     """
 
-    def __init__(self, message: str | None = None, *, orig: Exception | None = None) -> None:
+    def __init__(self, message: str | None = None, *, orig: BaseException | None = None) -> None:
         super().__init__(message)
         self.orig = orig
 

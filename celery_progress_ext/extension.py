@@ -9,26 +9,23 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
-from celery_progress_ext import canvas
-from celery_progress_ext import context as runtime
+from celery_progress_ext import canvas, context
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.config import Settings
-from celery_progress_ext.context import Runtime
+from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import NotConfigured
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.operations import Control
-from celery_progress_ext.publishing import Dispatch
-from celery_progress_ext.recording.recorder import Recorder
-from celery_progress_ext.recovery.beat_tick import Ticker, task_class
+from celery_progress_ext.operations import Operations
+from celery_progress_ext.publishing import Publisher
+from celery_progress_ext.recording import Recording
+from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
-from celery_progress_ext.worker import admission as guard
-from celery_progress_ext.worker import prefork
-from celery_progress_ext.worker import signals as receivers
+from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
 from celery_progress_ext.worker.heartbeat import Heartbeats, Work
 from celery_progress_ext.worker.reporting import Reporter
@@ -62,10 +59,10 @@ class CeleryProgress:
             return
         self._app = app
         setattr(app, _ATTRIBUTE, self)
-        runtime.use(self.runtime)
+        context.use(self.context)
         canvas.bind(CeleryProgress.of)
         receivers.connect(_extension_of)
-        base = task_class(lambda: self.ticker)
+        base = task_class(lambda: self.beat_tick)
         app.task(name=TICK, base=base, ignore_result=True, bind=True, shared=False)(_tick)
         app.on_after_finalize.connect(self._on_finalized, weak=False, dispatch_uid=f"{_ATTRIBUTE}.{id(self)}")
         # Modules that a worker imports after the app is finalized bring tasks of their own.
@@ -94,14 +91,14 @@ class CeleryProgress:
         return self._app
 
     @cached_property
-    def runtime(self) -> Runtime:
+    def context(self) -> ProcessContext:
         """Settings, database, broadcaster and services of this process."""
-        return Runtime(lambda: self.app.conf)
+        return ProcessContext(lambda: self.app.conf)
 
     @property
     def settings(self) -> Settings:
         """The settings, read once."""
-        return self.runtime.settings
+        return self.context.settings
 
     @property
     def lease_seconds(self) -> float:
@@ -111,51 +108,51 @@ class CeleryProgress:
     @property
     def database(self) -> Database:
         """Where the rows are."""
-        return self.runtime.database
+        return self.context.database
 
     @property
     def broadcaster(self) -> Broadcaster:
         """Where snapshots go."""
-        return self.runtime.broadcaster
+        return self.context.broadcaster
 
     @property
     def jobs(self) -> JobTrackingService:
         """Reads jobs."""
-        return self.runtime.jobs
+        return self.context.jobs
 
     @property
     def chunks(self) -> OCRChunkService:
         """Reads chunks' counts."""
-        return self.runtime.chunks
+        return self.context.chunks
 
     @cached_property
-    def dispatch(self) -> Dispatch:
-        """Sends chunks and bodies again."""
-        return Dispatch(self.app, self.database)
+    def publisher(self) -> Publisher:
+        """Publishes chunks and bodies again."""
+        return Publisher(self.app, self.database)
 
     @cached_property
-    def recorder(self) -> Recorder:
+    def recording(self) -> Recording:
         """Records what tasks report."""
-        return Recorder(self.runtime, self.dispatch)
+        return Recording(self.context, self.publisher)
 
     @cached_property
     def heartbeats(self) -> Heartbeats:
         """The tasks at work in this process."""
-        return Heartbeats(self.recorder, self.settings)
+        return Heartbeats(self.recording, self.settings)
 
     @cached_property
     def reconciler(self) -> Reconciler:
         """Finishes what was lost."""
-        return Reconciler(self.runtime, self.recorder, self.dispatch)
+        return Reconciler(self.context, self.recording, self.publisher)
 
     @cached_property
-    def ticker(self) -> Ticker:
+    def beat_tick(self) -> BeatTick:
         """Runs the reconciler where beat runs."""
-        return Ticker(lambda: self.reconciler.tick())
+        return BeatTick(lambda: self.reconciler.tick())
 
     @cached_property
-    def _control(self) -> Control:
-        return Control(self.runtime, self.recorder, self.dispatch)
+    def _operations(self) -> Operations:
+        return Operations(self.context, self.recording, self.publisher)
 
     @cached_property
     def _reporter(self) -> Reporter:
@@ -190,7 +187,7 @@ class CeleryProgress:
         :raises JobNotFound: when there is no such job.
         :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
         """
-        return self._control.retry_failed(job_id)
+        return self._operations.retry_failed(job_id)
 
     def cancel(self, job_id: str) -> JobSnapshot:
         """Stop what is queued or running, keep what is finished.
@@ -198,7 +195,7 @@ class CeleryProgress:
         :raises JobNotFound: when there is no such job.
         :raises IllegalTransition: when the job is over.
         """
-        return self._control.cancel(job_id)
+        return self._operations.cancel(job_id)
 
     def migrate(self) -> str:
         """Make or upgrade the tables; the revision they are at then."""
@@ -213,20 +210,19 @@ class CeleryProgress:
         """
         return audit(self.database, job_id)
 
-    def _warm(self) -> None:
+    def _preload(self) -> None:
         """Make what a worker's children use before they are forked from it; nothing of it is a connection."""
-        self.database.load_driver()
-        _ = self.broadcaster
+        _ = self.database, self.broadcaster
 
     def _on_finalized(self, sender: Celery, **_: Any) -> None:
-        guard.install(sender, receivers.check)
+        admission.install(sender, receivers.claim_or_refuse)
         seconds = self.settings.tick_seconds
         # `expires`: a backlog of ticks that waited for a worker is worth one tick (F24).
         sender.add_periodic_task(seconds, sender.tasks[TICK].s(), name=TICK, expires=seconds)
 
     def _on_shutdown(self, **_: Any) -> None:
-        if "recorder" in self.__dict__:
-            self.recorder.flush()
+        if "recording" in self.__dict__:
+            self.recording.flush()
 
 
 def _tick(self: Task) -> dict[str, int]:
@@ -246,15 +242,15 @@ def _on_beat_init(sender: Any = None, **_: Any) -> None:
         # own them. Garbage among these (a kombu epoll) closes its number once more when it is collected: not later,
         # when that is a socket of the tick's.
         gc.collect()
-        found.ticker.start()
+        found.beat_tick.start()
 
 
 def _on_worker_init(sender: Any = None, **_: Any) -> None:
     app = getattr(sender, "app", None)
     found = None if app is None else _extension_of(app)
     if found is not None:
-        guard.install(found.app, receivers.check)
-        prefork.connect(found._warm)
+        admission.install(found.app, receivers.claim_or_refuse)
+        prefork.connect(found._preload)
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
         _revoke_what_was_called_off(found)

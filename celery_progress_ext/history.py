@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkProgress, ChunkStatus
-from celery_progress_ext.jobs import ACTIVE, BY_HAND, JOB_TRANSITIONS, RETRYABLE, JobStatus
+from celery_progress_ext.jobs import ACTIVE, JOB_TRANSITIONS, MANUAL_TRANSITIONS, RETRYABLE, JobStatus
 
 
 class EventType(StrEnum):
@@ -56,7 +56,7 @@ class Contradiction:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldChunk:
+class ReplayedChunk:
     """A chunk as the history has it; chunks that it does not name are pending, in attempt 0."""
 
     status: ChunkStatus = ChunkStatus.PENDING
@@ -96,20 +96,21 @@ _JOB_STEPS: Mapping[str, JobStatus] = MappingProxyType(
     }
 )
 #: Chunks that an event takes along: what ran when a job ended early, and what had failed when it was retried.
-_TAKEN_ALONG: Mapping[str, ChunkStatus] = MappingProxyType(
+_TAKEN_ALONG: Mapping[str, frozenset[ChunkStatus]] = MappingProxyType(
     {
-        EventType.JOB_FAILED: ChunkStatus.PROCESSING,
-        EventType.JOB_CANCELLED: ChunkStatus.PROCESSING,
-        EventType.JOB_RETRIED: ChunkStatus.FAILED,
+        EventType.JOB_FAILED: frozenset({ChunkStatus.PROCESSING}),
+        EventType.JOB_CANCELLED: frozenset({ChunkStatus.PROCESSING}),
+        # A job whose status was set by hand may have ended with a chunk at work.
+        EventType.JOB_RETRIED: frozenset({ChunkStatus.FAILED, ChunkStatus.PROCESSING}),
     }
 )
 _MERGED = frozenset({EventType.JOB_COMPLETED, EventType.JOB_PARTIAL})
 #: Contradictions named; the rest is counted.
 NAMED_LIMIT = 10
-_UNTOUCHED = ToldChunk()
+_UNTOUCHED = ReplayedChunk()
 
 
-class Account:
+class HistoryReplay:
     """A job as its history tells it. Give it every event with :meth:`add`, in the order of their versions.
 
     It holds one entry per chunk that an event named. After an event that contradicts those before it, the account goes
@@ -120,7 +121,7 @@ class Account:
 
     def __init__(self, *, total: int) -> None:
         self._total = total
-        self._chunks: dict[int, ToldChunk] = {}
+        self._chunks: dict[int, ReplayedChunk] = {}
         self._counts: Counter[ChunkStatus] = Counter()
         self._merging = False
         #: The version of the newest event; 0 before the first.
@@ -135,7 +136,7 @@ class Account:
         self.contradictions: list[Contradiction] = []
         self.contradicted = 0
 
-    def chunk(self, index: int) -> ToldChunk:
+    def chunk(self, index: int) -> ReplayedChunk:
         """One chunk's status and attempt."""
         return self._chunks.get(index, _UNTOUCHED)
 
@@ -160,7 +161,7 @@ class Account:
                 self._contradict(event, "that a job is created once")
             self.statuses = self.statuses or frozenset({JobStatus.PENDING})
         elif event.type == EventType.STATUS_UPDATED:
-            self._told_by_hand(event)
+            self._set_by_hand(event)
         elif event.type in _JOB_STEPS:
             # Before the status and the chunks move: what an event may do depends on what was before it.
             rule = self._broken_rule(event)
@@ -168,14 +169,14 @@ class Account:
                 self._contradict(event, rule)
             self._apply(event)
 
-    def _told_by_hand(self, event: Event) -> None:
+    def _set_by_hand(self, event: Event) -> None:
         self.by_hand = True
-        reachable = frozenset(status for status, since in BY_HAND.items() if since & self.statuses)
+        reachable = frozenset(status for status, since in MANUAL_TRANSITIONS.items() if since & self.statuses)
         if not reachable:
-            self._contradict(event, f"no change of a job that is {self.told_status()}")
+            self._contradict(event, f"no change of a job that is {self.status_in_words()}")
         self.statuses = reachable or self.statuses
 
-    def told_status(self) -> str:
+    def status_in_words(self) -> str:
         """The job's status in words; several where the history leaves it open."""
         return " or ".join(status for status in JobStatus if status in self.statuses) or "not created"
 
@@ -184,7 +185,7 @@ class Account:
         since = JOB_TRANSITIONS[_JOB_STEPS[event.type]]
         since &= RETRYABLE if event.type == EventType.JOB_RETRIED else ACTIVE
         if not since & self.statuses:
-            return f"no {event.type} of a job that is {self.told_status()}"
+            return f"no {event.type} of a job that is {self.status_in_words()}"
         if event.type in _CHUNK_STEPS:
             return self._broken_chunk_rule(event)
         if event.type in (EventType.MERGE_STARTED, EventType.BODY_DISPATCHED) and not self._settled:
@@ -229,15 +230,15 @@ class Account:
             self._merging, self.body_attempt = True, max(self.body_attempt, event.attempt or 0)
         elif event.type == EventType.JOB_RETRIED:
             self._merging = False
-        taken = _TAKEN_ALONG.get(event.type)
-        if taken is not None and self._counts[taken]:
-            for index in [index for index, chunk in self._chunks.items() if chunk.status is taken]:
+        taken = _TAKEN_ALONG.get(event.type, frozenset())
+        if any(self._counts[status] for status in taken):
+            for index in [index for index, chunk in self._chunks.items() if chunk.status in taken]:
                 self._set(index, ChunkStatus.PENDING, self.chunk(index).attempt)
 
     def _set(self, index: int, status: ChunkStatus, attempt: int) -> None:
         if index in self._chunks:
             self._counts[self._chunks[index].status] -= 1
-        self._chunks[index] = ToldChunk(status, attempt)
+        self._chunks[index] = ReplayedChunk(status, attempt)
         self._counts[status] += 1
 
     def _contradict(self, event: Event, rule: str) -> None:
@@ -246,7 +247,7 @@ class Account:
             self.contradictions.append(Contradiction(event=event, rule=rule))
 
 
-def _attempt_after(event: Event, chunk: ToldChunk) -> int:
+def _attempt_after(event: Event, chunk: ReplayedChunk) -> int:
     """The attempt that an event of a chunk carries: a start makes a new one, a success without a start makes it 1."""
     if event.type == EventType.CHUNK_STARTED:
         return chunk.attempt + 1

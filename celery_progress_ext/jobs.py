@@ -49,7 +49,7 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 RETRYABLE = JOB_TRANSITIONS[JobStatus.PROCESSING] - ACTIVE
 
 #: What a caller who tracks a job by hand may make of it: everything but a retry, which sends chunks again.
-BY_HAND: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+MANUAL_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         status: since - RETRYABLE if status is JobStatus.PROCESSING else since
         for status, since in JOB_TRANSITIONS.items()

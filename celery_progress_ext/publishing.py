@@ -1,22 +1,26 @@
-"""Sending chunks and bodies again, outside Celery's own chord."""
+"""Everything that goes to the broker: the chord for the first time, chunks and bodies again, and what is revoked.
+
+Nothing of it is subscribed to. Celery subscribes to the result of every task that it publishes, and its group keeps an
+AsyncResult of each part, for a barrier. A publisher that never gets these results, such as a web application, would
+keep them for as long as it lives; and for a header of thousands they are a third of what publishing costs.
+"""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 from celery import Celery
-from celery.canvas import Signature
+from celery.canvas import Signature, group
+from celery.result import AsyncResult
+from celery.utils.functional import regen
 
 from celery_progress_ext import ids
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.parts import leave_unawaited
-from celery_progress_ext.storage import Database
-from celery_progress_ext.storage.database import Row
-from celery_progress_ext.storage.job_changes import as_json
+from celery_progress_ext.storage import Database, lookups
+from celery_progress_ext.storage.body_changes import BodyDispatch
+from celery_progress_ext.storage.sending import SentChunk
 
 logger = get_logger(__name__)
 
@@ -28,8 +32,8 @@ class ResultLost(ProgressError):
     """A finished chunk's result is in neither the rows nor the result backend; return small references from chunks."""
 
 
-class Lane(NamedTuple):
-    """Messages of one lane are taken in the order in which they were sent: a queue, or a priority of a queue."""
+class QueueKey(NamedTuple):
+    """Messages of one key are taken in the order in which they were sent: a queue, or a priority of a queue."""
 
     queue: str
     exchange: str
@@ -41,7 +45,7 @@ class Lane(NamedTuple):
 _WHERE = ("queue", "exchange", "routing_key", "priority")
 
 
-class Dispatch:
+class Publisher:
     """Publishes what the rows say is due, and asks Celery what it knows."""
 
     def __init__(self, app: Celery, database: Database) -> None:
@@ -53,36 +57,34 @@ class Dispatch:
         """The Celery app."""
         return self._app
 
-    def chunk(self, chunk: Row) -> None:
+    def chunk(self, sent: SentChunk) -> None:
         """Publish a chunk under the task id that its row carries."""
-        signature = Signature.from_dict(as_json(chunk["signature"]), app=self._app)
-        leave_unawaited(self._app)
-        signature.apply_async(task_id=chunk["task_id"], root_id=chunk["job_id"])
-        logger.info(
-            "chunk_dispatched", job_id=chunk["job_id"], chunk_index=chunk["chunk_index"], task_id=chunk["task_id"]
-        )
+        chunk = sent.chunk
+        signature = Signature.from_dict(dict(sent.signature), app=self._app)
+        ignore_results_of_tracked(self._app)
+        signature.apply_async(task_id=chunk.task_id, root_id=chunk.job_id)
+        logger.info("chunk_dispatched", job_id=chunk.job_id, chunk_index=chunk.chunk_index, task_id=chunk.task_id)
 
-    def body(self, job: Row) -> None:
+    def body(self, due: BodyDispatch) -> None:
         """Publish the body with the results of the completed chunks, in chunk order.
 
         :raises ResultLost: when a result is nowhere to be had.
         """
+        job = due.job
         # The first dispatch is Celery's chord's own, so ours are numbered from 2.
-        task_id = ids.body_task_id(job["id"], job["body_dispatches"] + 1)
-        signature = Signature.from_dict(as_json(job["body_signature"]), app=self._app)
-        results = self.results(job["id"])
-        leave_unawaited(self._app)
-        signature.apply_async((results,), task_id=task_id, root_id=job["id"])
-        logger.info("body_dispatched", job_id=job["id"], task_id=task_id)
+        task_id = ids.body_task_id(job.id, job.body_dispatches + 1)
+        signature = Signature.from_dict(dict(due.signature), app=self._app)
+        results = self.results(job.id)
+        ignore_results_of_tracked(self._app)
+        signature.apply_async((results,), task_id=task_id, root_id=job.id)
+        logger.info("body_dispatched", job_id=job.id, task_id=task_id)
 
     def results(self, job_id: str) -> list[Any]:
         """What the completed chunks returned, in chunk order."""
-        rows = self._database.rows(
-            """SELECT chunk_index, task_id, result FROM document_ocr_chunks
-               WHERE job_id = :id AND status = 'completed' ORDER BY chunk_index""",
-            id=job_id,
-        )
-        return [as_json(row["result"])[0] if row["result"] is not None else self._backend_result(row) for row in rows]
+        return [
+            kept[0] if kept is not None else self._backend_result(index, task_id)
+            for index, task_id, kept in lookups.results(self._database, job_id)
+        ]
 
     def outcome(self, task_id: str) -> tuple[str, Any]:
         """The state and result of a task as the result backend knows them; ``PENDING`` for what it does not know."""
@@ -108,16 +110,16 @@ class Dispatch:
 
         :raises celery.exceptions.QueueNotFound: a KeyError, for a queue that is unknown here.
         """
-        return self._lane(signature).queue
+        return self._queue_key(signature).queue
 
-    def lane_of(self, signature: Mapping[str, Any]) -> Lane | None:
-        """The lane that a chunk's messages go to; None for a queue that is unknown here."""
+    def queue_key(self, signature: Mapping[str, Any]) -> QueueKey | None:
+        """Where a chunk's messages go to; None for a queue that is unknown here."""
         try:
-            return self._lane(signature)
+            return self._queue_key(signature)
         except KeyError:  # QueueNotFound is one
             return None
 
-    def _lane(self, signature: Mapping[str, Any]) -> Lane:
+    def _queue_key(self, signature: Mapping[str, Any]) -> QueueKey:
         """As Celery finds it, from what the task, its signature and the routes say."""
         task = self._app.tasks.get(signature["task"])
         said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
@@ -128,7 +130,7 @@ class Dispatch:
             signature.get("kwargs") or {},
         )
         queue, exchange = (getattr(route.get(name), "name", route.get(name)) for name in ("queue", "exchange"))
-        return Lane(
+        return QueueKey(
             str(queue or self._app.conf.task_default_queue),
             str(exchange or ""),
             str(route.get("routing_key") or ""),
@@ -144,16 +146,53 @@ class Dispatch:
         except Exception as error:
             logger.warning("revoke_failed", tasks=len(task_ids), error=f"{type(error).__name__}: {error}")
 
-    def _backend_result(self, row: Row) -> Any:
-        state, result = self.outcome(row["task_id"])
+    def _backend_result(self, index: int, task_id: str) -> Any:
+        state, result = self.outcome(task_id)
         if state != SUCCESS:
             raise ResultLost(
-                f"The result of chunk {row['chunk_index'] + 1} is gone; it was too large to keep in its row."
+                f"The result of chunk {index + 1} is gone; it was too large to keep in its row."
                 " Return a small reference from the chunk's task, or raise result_expires."
             )
         return result
 
 
-def worker_name() -> str:
-    """This process, as a chunk's row names who works on it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+class PublishOnceGroup(group):  # type: ignore[misc]
+    """A header that is published exactly once, by its creator, so its members need not be cloned."""
+
+    def clone(self, *args: Any, **kwargs: Any) -> Self:
+        """Itself, where a chord would begin with a copy."""
+        return self
+
+    def _freeze_group_tasks(self, *args: Any, **kwargs: Any) -> tuple[str, Any]:
+        """Celery's, with results that are made when they are asked for, by a backend that polls for the chord's end."""
+        group_id, _ = super()._freeze_group_tasks(*args, **kwargs)
+        return group_id, regen(self.app.AsyncResult(part.id) for part in self.tasks)
+
+    def _apply_tasks(
+        self, tasks: Any, producer: Any = None, app: Celery | None = None, p: Any = None, **options: Any
+    ) -> Iterator[AsyncResult]:
+        """Celery's, without the barrier ``p``, by which each part's result is waited for."""
+        parts: Iterator[AsyncResult] = super()._apply_tasks(tasks, producer, app, None, **options)
+        return parts
+
+
+_MARK = "_celery_progress_unawaited"
+
+
+def ignore_results_of_tracked(app: Celery) -> None:
+    """From now on nothing that ``app`` publishes under a tracked task's id is subscribed to.
+
+    Celery has no option for it; `denied_join_result` would forbid every other thread to get a result meanwhile. A
+    caller that asks for a result, as ``TrackedJob.get`` does, subscribes then.
+    """
+    # An app has a backend a thread, unless that is thread-safe.
+    backend = app.backend
+    on_task_call = backend.on_task_call
+    if hasattr(on_task_call, _MARK):
+        return
+
+    def unless_tracked(producer: Any, task_id: str) -> Any:
+        return on_task_call(producer, task_id) if ids.parse(task_id) is None else None
+
+    setattr(unless_tracked, _MARK, True)
+    backend.on_task_call = unless_tracked

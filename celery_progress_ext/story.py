@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from celery_progress_ext import context as runtime
+from celery_progress_ext import context
 from celery_progress_ext.chunks import ChunkProgress, percent
 from celery_progress_ext.exceptions import JobNotFound, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
@@ -56,7 +56,7 @@ def broadcast_job_progress(
     if job_id is None:
         log.warning("broadcast_skipped", reason="no job_id")
         return False
-    current = runtime.current()
+    current = context.current()
     try:
         return current.broadcaster.publish(current.jobs.snapshot(job_id))
     except JobNotFound:
@@ -84,14 +84,14 @@ class ChunkProgressTracker:
     def job_tracker(self) -> JobTracker:
         """The job service, made on first use."""
         if self._job_tracker is None:
-            self._job_tracker = runtime.current().jobs
+            self._job_tracker = context.current().jobs
         return self._job_tracker
 
     @property
     def chunk_service(self) -> ChunkSource:
         """The chunk service, made on first use."""
         if self._chunk_service is None:
-            self._chunk_service = runtime.current().chunks
+            self._chunk_service = context.current().chunks
         return self._chunk_service
 
     async def update_chunk_progress(self, *, job_id: str | None, document_id: str, matter_id: str) -> None:

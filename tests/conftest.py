@@ -13,7 +13,7 @@ import kombu
 import pytest
 import sqlalchemy as sa
 
-from celery_progress_ext import context as runtime
+from celery_progress_ext import context
 from tasks.embedded.servers import PostgresServer, RedisServer, ServerNotFound
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import ROOT, BeatProcess, WorkerProcess
@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tracked without an app goes to a database of the test, not to a file in the working directory."""
     own = {"progress_database_url": f"sqlite:///{tmp_path / 'default.db'}"}
-    monkeypatch.setattr(runtime, "_current", runtime.Runtime(lambda: own))
+    monkeypatch.setattr(context, "_current", context.ProcessContext(lambda: own))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from celery_progress_ext import CeleryProgress
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.exceptions import DatabaseError
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.storage import lookups
 from celery_progress_ext.storage.revisions import usable
 from web.jobs import progress
 from web.streams import open_streams
@@ -54,25 +55,18 @@ def _redis(progress: CeleryProgress) -> str:
     return _READY
 
 
-_COUNTS = """
-SELECT status, COUNT(*) AS jobs, SUM(pending_chunks) AS pending, SUM(processing_chunks) AS processing,
-       SUM(completed_chunks) AS completed, SUM(failed_chunks) AS failed, SUM(pages_done) AS pages
-FROM processing_jobs GROUP BY status
-"""
-
-
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """The same for Prometheus. Counts cover the jobs that retention keeps, so they are gauges."""
-    rows = {row["status"]: row for row in progress().database.rows(_COUNTS)}
-    chunks = {status.value: sum(int(row[status.value]) for row in rows.values()) for status in ChunkStatus}
-    jobs = {status.value: int(rows[status.value]["jobs"]) if status.value in rows else 0 for status in JobStatus}
+    rows = lookups.counts_by_status(progress().database)
+    chunks = {status.value: sum(row[status.value] for row in rows.values()) for status in ChunkStatus}
+    jobs = {status.value: rows[status.value]["jobs"] if status.value in rows else 0 for status in JobStatus}
     lines = [
         *_gauge("progress_jobs", "Jobs by status.", {f'{{status="{name}"}}': count for name, count in jobs.items()}),
         *_gauge(
             "progress_chunks", "Chunks by status.", {f'{{status="{name}"}}': count for name, count in chunks.items()}
         ),
-        *_gauge("progress_pages_done", "Pages done.", {"": sum(int(row["pages"]) for row in rows.values())}),
+        *_gauge("progress_pages_done", "Pages done.", {"": sum(row["pages"] for row in rows.values())}),
         *_gauge("progress_open_streams", "Event streams open in this process.", {"": open_streams()}),
     ]
     return Response("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 
 from celery_progress_ext.storage.chunk_changes import Completion
 
-#: A process commits completions at most so often; its readers are sent no more (``outbox.PER_SECOND``). Seconds.
+#: A process commits completions at most so often; its readers are sent no more (``snapshot_throttle.PER_SECOND``).
+#: Seconds.
 WINDOW_SECONDS = 0.1
 
 
-class GroupCommit:
+class BatchCompleter:
     """The completions of this process that wait for a commit; shared by its threads, usable after a fork.
 
     :param commit: records completions of one job; it does not raise.

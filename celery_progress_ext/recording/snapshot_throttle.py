@@ -13,10 +13,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from celery_progress_ext.context import Runtime
-from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.storage.database import Row
+from celery_progress_ext.storage.rows import JobRow
 
 logger = get_logger(__name__)
 
@@ -28,13 +27,13 @@ _KEPT_JOBS = 256
 
 
 @dataclass(slots=True)
-class _Allowance:
+class _Bucket:
     """A token bucket, and the newest row of a job that waits for a token."""
 
     tokens: float = BURST
     counted_at: float = field(default_factory=time.monotonic)
     #: With the slots that its change freed.
-    waiting: tuple[Row, int] | None = None
+    waiting: tuple[JobRow, int] | None = None
 
     def left(self) -> bool:
         """Whether something may be sent now."""
@@ -44,40 +43,40 @@ class _Allowance:
         return self.tokens >= 1.0
 
 
-class Outbox:
+class SnapshotThrottle:
     """Sends the snapshots that belong to rows; one per process, shared by its threads, usable after a fork."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, context: ProcessContext) -> None:
+        self._context = context
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[str, _Allowance] = OrderedDict()
+        self._jobs: OrderedDict[str, _Bucket] = OrderedDict()
         self._timer: threading.Timer | None = None
         self._pid = os.getpid()
 
-    def post(self, job: Row, *, freed: int = 0, fresh: bool = False) -> None:
+    def submit(self, job: JobRow, *, freed_slots: int = 0, bypass_cache: bool = False) -> None:
         """Send the snapshot of a job's row (with ``now``), or a newer one soon.
 
-        :param fresh: what a reader waits for, as the end of a job: it never waits.
-        :param freed: see ``Snapshots.of``.
+        :param bypass_cache: what a reader waits for, as the end of a job: it never waits.
+        :param freed_slots: see ``Snapshots.of``.
         """
         self._after_a_fork()
-        if fresh or JobStatus(job["status"]).terminal:
+        if bypass_cache or job.status.terminal:
             with self._lock:
-                self._jobs.pop(job["id"], None)
-            self._send(job, freed=freed, fresh=fresh)
+                self._jobs.pop(job.id, None)
+            self._send(job, freed_slots=freed_slots, bypass_cache=bypass_cache)
             return
         with self._lock:
-            its = self._jobs.setdefault(job["id"], _Allowance())
-            self._jobs.move_to_end(job["id"])
+            its = self._jobs.setdefault(job.id, _Bucket())
+            self._jobs.move_to_end(job.id)
             if len(self._jobs) > _KEPT_JOBS:
                 self._jobs.popitem(last=False)
-            if its.waiting is None or job["version"] > its.waiting[0]["version"]:
-                its.waiting = job, freed
+            if its.waiting is None or job.version > its.waiting[0].version:
+                its.waiting = job, freed_slots
             if not its.left():
                 self._flush_soon()
                 return
-            job, freed = self._taken(its)
-        self._send(job, freed=freed)
+            job, freed_slots = self._taken(its)
+        self._send(job, freed_slots=freed_slots)
 
     def flush(self) -> None:
         """Send what waits, now: a token has come, or the process ends."""
@@ -85,18 +84,20 @@ class Outbox:
         with self._lock:
             self._timer = None
             taken = [self._taken(its) for its in self._jobs.values() if its.waiting is not None]
-        for job, freed in taken:
+        for job, freed_slots in taken:
             try:
-                self._send(job, freed=freed)
+                self._send(job, freed_slots=freed_slots)
             except Exception as error:
                 # The database is away; a thread has nobody to tell.
-                logger.warning("broadcast_failed", job_id=job["id"], error=type(error).__name__)
+                logger.warning("broadcast_failed", job_id=job.id, error=type(error).__name__)
 
-    def _send(self, job: Row, *, freed: int, fresh: bool = False) -> None:
-        self._runtime.broadcaster.publish(self._runtime.snapshots.of(job, fresh=fresh, freed=freed))
+    def _send(self, job: JobRow, *, freed_slots: int, bypass_cache: bool = False) -> None:
+        self._context.broadcaster.publish(
+            self._context.snapshots.of(job, bypass_cache=bypass_cache, freed_slots=freed_slots)
+        )
 
     @staticmethod
-    def _taken(its: _Allowance) -> tuple[Row, int]:
+    def _taken(its: _Bucket) -> tuple[JobRow, int]:
         assert its.waiting is not None
         taken, its.waiting = its.waiting, None
         its.tokens = max(0.0, its.tokens - 1.0)
@@ -111,4 +112,4 @@ class Outbox:
     def _after_a_fork(self) -> None:
         if self._pid != os.getpid():
             # The parent's timer is not here, its lock may be held for ever, and what it holds it sends itself.
-            self.__init__(self._runtime)  # type: ignore[misc]
+            self.__init__(self._context)  # type: ignore[misc]

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from sqlalchemy.engine import Connection
+
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.recovery import queries as due
+from celery_progress_ext.recovery import queries
 from celery_progress_ext.storage.audit import JobAudit, begin
-from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.database import Database
 
 logger = get_logger(__name__)
@@ -27,14 +28,14 @@ JOBS = 50
 
 
 @dataclass(kw_only=True)
-class Checked:
+class AuditRun:
     """What one run audited: jobs, and those of them with a drift that was not told before."""
 
     jobs: int = 0
     drifted: int = 0
 
 
-class Check:
+class BackgroundAuditor:
     """Audits jobs, a few at a time, and remembers where it was.
 
     :param rows: how many rows one run may read of ended, and again of running jobs. A running job with more of them is
@@ -49,43 +50,43 @@ class Check:
         #: Running jobs up to this id have had their turn.
         self._after = ""
 
-    def run(self) -> Checked:
+    def run(self) -> AuditRun:
         """Audit what there is, as far as the rows go.
 
         :raises DatabaseNotMigrated: before revision 0002.
         """
-        checked = Checked()
+        checked = AuditRun()
         self._check_ended(checked)
         self._check_running(checked)
         return checked
 
-    def _check_ended(self, checked: Checked) -> None:
+    def _check_ended(self, checked: AuditRun) -> None:
         left = self._rows
-        for job in due.unaudited_jobs(self._database, limit=JOBS):
+        for job in queries.unaudited_jobs(self._database, limit=JOBS):
             if left <= 0:
                 return
             work = self._begun
-            if work is None or (work.job_id, work.version) != (job["id"], job["version"]):
+            if work is None or (work.job_id, work.version) != (job.id, job.version):
                 work = JobAudit(job)
             left -= self._database.read(partial(_read_on, work=work, limit=left))
             self._begun = None if work.done else work
             if work.done:
-                first = due.audited(self._database, work.job_id, version=work.version)
+                first = queries.audited(self._database, work.job_id, version=work.version)
                 _tell(work, checked, first=first)
 
-    def _check_running(self, checked: Checked) -> None:
+    def _check_running(self, checked: AuditRun) -> None:
         left = self._rows
-        jobs = due.running_jobs(self._database, after=self._after, limit=JOBS)
+        jobs = queries.running_jobs(self._database, after=self._after, limit=JOBS)
         for job in jobs:
-            work, used = self._database.read(partial(_read_at_once, job_id=job["id"], limit=left))
+            work, used = self._database.read(partial(_read_at_once, job_id=job.id, limit=left))
             if work is not None and not work.done and left < self._rows:
                 return  # it gets the rows of a whole run next time
             left -= used
-            self._after = job["id"]
+            self._after = job.id
             if work is not None and work.done:
                 # Noted only where there is something to tell: the row is hot, and the job's end will be audited.
                 drifted = bool(work.drifts())
-                first = drifted and due.audited(self._database, work.job_id, version=work.version)
+                first = drifted and queries.audited(self._database, work.job_id, version=work.version)
                 _tell(work, checked, first=first)
             if left <= 0:
                 return
@@ -105,7 +106,7 @@ def _read_at_once(conn: Connection, job_id: str, limit: int) -> tuple[JobAudit |
     return work, 0 if work is None else work.read(conn, limit)
 
 
-def _tell(work: JobAudit, checked: Checked, *, first: bool) -> None:
+def _tell(work: JobAudit, checked: AuditRun, *, first: bool) -> None:
     checked.jobs += 1
     drifts = work.drifts()
     if drifts and first:

@@ -20,12 +20,12 @@ from celery_progress_ext.log import get_logger
 logger = get_logger(__name__)
 
 
-class Ticker:
-    """A thread that ticks when it is rung; rings while it is at work are one ring."""
+class BeatTick:
+    """A thread that ticks when it is woken; wakes while it is at work are one tick."""
 
     def __init__(self, tick: Callable[[], object]) -> None:
         self._tick = tick
-        self._rung = threading.Event()
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -39,30 +39,30 @@ class Ticker:
             self._thread = threading.Thread(target=self._run, name="progress-tick", daemon=True)
             self._thread.start()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Ask for a tick; returns at once, so that beat's other tasks are not late."""
-        self._rung.set()
+        self._woken.set()
 
     def _run(self) -> None:
         while True:
-            self._rung.wait()
-            self._rung.clear()
+            self._woken.wait()
+            self._woken.clear()
             try:
                 self._tick()
             except Exception as error:
                 logger.warning("tick_failed", error=f"{type(error).__name__}: {error}")
 
 
-def task_class(ticker: Callable[[], Ticker]) -> type[Any]:
-    """The class of the tick task: what beat's scheduler publishes is rung where ``ticker()`` has been started."""
+def task_class(beat_tick: Callable[[], BeatTick]) -> type[Any]:
+    """The class of the tick task: what beat's scheduler publishes wakes ``beat_tick()`` where that was started."""
 
     class Tick(Task):  # type: ignore[misc]
         abstract = True
 
         def apply_async(self, *args: Any, **options: Any) -> AsyncResult:
-            if not ticker().started:
+            if not beat_tick().started:
                 return super().apply_async(*args, **options)
-            ticker().ring()
+            beat_tick().wake()
             return self.AsyncResult(uuid())
 
     return Tick

@@ -2,51 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from celery_progress_ext.jobs import ForgottenJob
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import Database, Row, execute, execute_one
-from celery_progress_ext.storage.schema import UNAUDITED
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.history import EventType
+from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.expressions import now
+from celery_progress_ext.storage.rows import (
+    JOB_COLUMNS,
+    ChunkRow,
+    JobRow,
+    active,
+    counting,
+    is_status,
+    settled,
+)
+from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import job_events as events
+from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.storage.schema import unaudited
+from celery_progress_ext.storage.sending import SENT_COLUMNS, SentChunk
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
-#: Rows that one tick deletes, about.
-FORGET_ROWS = 50_000
 
 
-def lapsed_chunks(database: Database) -> list[Row]:
-    """Chunks whose worker has given no sign of life for a lease."""
-    return _chunks(database, "processing")
+_OF_JOB = sa.bindparam("of_job", type_=sa.String)
+_LIMIT = sa.bindparam("limit", type_=sa.Integer)
 
 
-def overdue_chunks(database: Database) -> list[Row]:
-    """Chunks that were sent and should have been started by now."""
-    return _chunks(database, "pending")
-
-
-def _chunks(database: Database, status: str) -> list[Row]:
-    return database.rows(
-        """SELECT c.* FROM document_ocr_chunks c JOIN processing_jobs j ON j.id = c.job_id
-           WHERE c.status = :status AND c.leased_until < {now} AND j.status IN ('PENDING', 'PROCESSING')
-             AND j.stage_name <> 'merge'
-           ORDER BY c.leased_until LIMIT :batch""",
-        status=status,
-        batch=BATCH,
+def _expired(status: ChunkStatus) -> sa.Select[Any]:
+    return (
+        sa.select(*SENT_COLUMNS)
+        .join(jobs, jobs.c.id == chunks.c.job_id)
+        .where(is_status(chunks.c.status, status), chunks.c.leased_until < now(), counting)
+        .order_by(chunks.c.leased_until)
+        .limit(BATCH)
     )
 
 
+_LAPSED, _OVERDUE = _expired(ChunkStatus.PROCESSING), _expired(ChunkStatus.PENDING)
+
+
+def lapsed_chunks(database: Database) -> list[SentChunk]:
+    """Chunks whose worker has given no sign of life for a lease."""
+    return [SentChunk.of(row) for row in database.rows(_LAPSED)]
+
+
+def overdue_chunks(database: Database) -> list[SentChunk]:
+    """Chunks that were sent and should have been started by now."""
+    return [SentChunk.of(row) for row in database.rows(_OVERDUE)]
+
+
 #: A chunk as it was inserted: its only message is the one that Celery's chord published, in the order of the header.
-_FIRST_MESSAGE = "dispatches = 1 AND attempt = 0 AND error IS NULL"
-#: The plus keeps SQLite from the index of all overdue chunks, where those of one job are to be found.
-_OVERDUE_OF_JOB = "job_id = :id AND status = 'pending' AND +leased_until < {now}"
-_EXTEND = f"""
-UPDATE document_ocr_chunks
-SET leased_until = {{now}} + CASE WHEN chunk_index < :below AND {_FIRST_MESSAGE} THEN :soon ELSE :seconds END
-WHERE {_OVERDUE_OF_JOB}
-"""
+_FIRST_MESSAGE = sa.and_(chunks.c.dispatches == 1, chunks.c.attempt == 0, chunks.c.error.is_(None))
+_OVERDUE_OF_JOB = sa.and_(
+    chunks.c.job_id == _OF_JOB,
+    is_status(chunks.c.status, ChunkStatus.PENDING),
+    # The sum keeps SQLite from the index of all overdue chunks, where those of one job are to be found.
+    chunks.c.leased_until + 0.0 < now(),
+)
+_BELOW = sa.bindparam("below", type_=sa.Integer)
+_EXTEND = (
+    sa.update(chunks)
+    .where(_OVERDUE_OF_JOB)
+    .values(
+        leased_until=now()
+        + sa.case(
+            (sa.and_(chunks.c.chunk_index < _BELOW, _FIRST_MESSAGE), sa.bindparam("soon", type_=sa.Double)),
+            else_=sa.bindparam("seconds", type_=sa.Double),
+        )
+    )
+)
+_LOCK_OVERDUE = sa.select(chunks.c.id).where(_OVERDUE_OF_JOB).order_by(chunks.c.id).with_for_update()
 
 
 def extend(database: Database, job_id: str, *, seconds: float, soon: float = 0.0, below: int = -1) -> None:
@@ -55,190 +88,292 @@ def extend(database: Database, job_id: str, *, seconds: float, soon: float = 0.0
     :param seconds: how much later.
     :param soon: the same for chunks in front of index ``below`` on their first message: they were overtaken.
     """
-    database.write(lambda conn: execute(conn, _EXTEND, id=job_id, seconds=seconds, soon=soon, below=below))
+
+    def write(conn: Connection) -> None:
+        conn.execute(_LOCK_OVERDUE, {"of_job": job_id})
+        conn.execute(_EXTEND, {"of_job": job_id, "seconds": seconds, "soon": soon, "below": below})
+
+    database.write(write)
+
+
+_EXTEND_CHUNK = (
+    sa.update(chunks)
+    .where(
+        chunks.c.id == sa.bindparam("of_chunk"),
+        is_status(chunks.c.status, ChunkStatus.PENDING),
+        chunks.c.leased_until < now(),
+    )
+    .values(leased_until=now() + sa.bindparam("seconds", type_=sa.Double))
+)
 
 
 def extend_chunk(database: Database, chunk_id: str, *, seconds: float) -> None:
     """The same for one overdue chunk alone."""
-    query = """UPDATE document_ocr_chunks SET leased_until = {now} + :seconds
-               WHERE id = :id AND status = 'pending' AND leased_until < {now}"""
-    database.write(lambda conn: execute(conn, query, id=chunk_id, seconds=seconds))
+
+    def write(conn: Connection) -> None:
+        conn.execute(_EXTEND_CHUNK, {"of_chunk": chunk_id, "seconds": seconds})
+
+    database.write(write)
 
 
-_FIRST = "FROM document_ocr_chunks c WHERE c.job_id = j.id AND {} ORDER BY c.chunk_index LIMIT 1"
-_PENDING, _STARTED = _FIRST.format("c.status = 'pending'"), _FIRST.format("c.started_at IS NOT NULL")
-_FARTHEST = "SELECT MAX(c.chunk_index) FROM document_ocr_chunks c WHERE c.job_id = j.id AND c.status"
-# Each column is one look into an index, for the jobs of the page alone. Not a join with the chunks: PostgreSQL reads
-# them all for it. Nothing is looked for in a job of which nothing was started: that would be all its chunks, in vain.
-_FRONTS = f"""
-SELECT j.id, j.run, j.created_at, {{now}} AS now,
-    (SELECT c.chunk_index {_PENDING}) AS pending_index, (SELECT c.signature {_PENDING}) AS pending_signature,
-    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.started_at {_STARTED}) END AS witness_started_at,
-    CASE WHEN j.started_at IS NOT NULL THEN (SELECT c.signature {_STARTED}) END AS witness_signature,
-    CASE WHEN j.run > 1 THEN (
-        SELECT e.at FROM job_events e WHERE e.job_id = j.id AND e.type = 'job_retried' ORDER BY e.version DESC LIMIT 1
-    ) END AS retried_at,
-    ({_FARTHEST} = 'processing') AS processing_to,
-    ({_FARTHEST} = 'completed') AS completed_to,
-    ({_FARTHEST} = 'failed') AS failed_to
-FROM (
-    SELECT id, run, created_at, started_at FROM processing_jobs
-    WHERE status IN ('PENDING', 'PROCESSING') AND stage_name <> 'merge' AND total_chunks > 0 AND id > :after
-    ORDER BY id LIMIT :limit
-) j ORDER BY j.id
-"""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueProgress:
+    """How far an active job has come in its queue: its first pending chunk, its first and its farthest started one.
 
-
-def fronts(database: Database, *, page: int = 200) -> Iterator[Row]:
-    """How far each active job has come in its queue: its first pending chunk, its first and its farthest started one.
-
-    ``retried_at`` is when its unfinished chunks were sent in this run, None in the first one.
+    :ivar retried_at: when its unfinished chunks were sent in this run, None in the first one.
     """
+
+    job_id: str
+    run: int
+    created_at: float
+    now: float
+    pending_index: int | None
+    pending_signature: Mapping[str, Any] | None
+    evidence_started_at: float | None
+    evidence_signature: Mapping[str, Any] | None
+    retried_at: float | None
+    processing_to: int | None
+    completed_to: int | None
+    failed_to: int | None
+
+
+_PAGE = (
+    sa.select(jobs.c.id, jobs.c.run, jobs.c.created_at, jobs.c.started_at)
+    .where(counting, jobs.c.total_chunks > 0, jobs.c.id > sa.bindparam("after"))
+    .order_by(jobs.c.id)
+    .limit(_LIMIT)
+    .subquery("page")
+)
+
+
+def _first(column: sa.Column[Any], of: sa.FromClause, condition: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+    return (
+        sa.select(column)
+        .where(chunks.c.job_id == of.c.id, condition)
+        .order_by(chunks.c.chunk_index)
+        .limit(1)
+        .correlate(of)
+        .scalar_subquery()
+    )
+
+
+def _farthest(status: ChunkStatus) -> sa.ScalarSelect[Any]:
+    return (
+        sa.select(sa.func.max(chunks.c.chunk_index))
+        .where(chunks.c.job_id == _PAGE.c.id, is_status(chunks.c.status, status))
+        .correlate(_PAGE)
+        .scalar_subquery()
+    )
+
+
+_IS_PENDING, _STARTED = is_status(chunks.c.status, ChunkStatus.PENDING), chunks.c.started_at.is_not(None)
+_BEGUN = _PAGE.c.started_at.is_not(None)
+_RETRIED_AT = (
+    sa.select(events.c.at)
+    .where(events.c.job_id == _PAGE.c.id, events.c.type == sa.literal_column(f"'{EventType.JOB_RETRIED.value}'"))
+    .order_by(events.c.version.desc())
+    .limit(1)
+    .correlate(_PAGE)
+    .scalar_subquery()
+)
+# Each column is one look into an index, for the jobs of the page alone. Not a join with the chunks: PostgreSQL scans
+# every chunk for it. Jobs without a started chunk are skipped; the lookup would scan all their chunks for nothing.
+_QUEUE_PROGRESS = sa.select(
+    _PAGE.c.id.label("job_id"),
+    _PAGE.c.run,
+    _PAGE.c.created_at,
+    now().label("now"),
+    _first(chunks.c.chunk_index, _PAGE, _IS_PENDING).label("pending_index"),
+    _first(chunks.c.signature, _PAGE, _IS_PENDING).label("pending_signature"),
+    sa.case((_BEGUN, _first(chunks.c.started_at, _PAGE, _STARTED))).label("evidence_started_at"),
+    sa.type_coerce(sa.case((_BEGUN, _first(chunks.c.signature, _PAGE, _STARTED))), chunks.c.signature.type).label(
+        "evidence_signature"
+    ),
+    sa.case((_PAGE.c.run > 1, _RETRIED_AT)).label("retried_at"),
+    _farthest(ChunkStatus.PROCESSING).label("processing_to"),
+    _farthest(ChunkStatus.COMPLETED).label("completed_to"),
+    _farthest(ChunkStatus.FAILED).label("failed_to"),
+).order_by(_PAGE.c.id)
+
+
+def queue_progress(database: Database, *, page: int = 200) -> Iterator[QueueProgress]:
+    """How far each active job has come in its queue."""
     after = ""
-    while rows := database.rows(_FRONTS, after=after, limit=page):
-        yield from rows
-        after = rows[-1]["id"]
+    while rows := database.rows(_QUEUE_PROGRESS, after=after, limit=page):
+        yield from (QueueProgress(**row._mapping) for row in rows)
+        after = rows[-1].job_id
 
 
-_ENDED_WITNESSES = f"""
-SELECT j.created_at, (SELECT c.started_at {_STARTED}) AS witness_started_at,
-    (SELECT c.signature {_STARTED}) AS witness_signature
-FROM (
-    SELECT id, created_at FROM processing_jobs
-    WHERE finished_at > :since AND created_at > :since AND started_at IS NOT NULL
-    ORDER BY finished_at DESC LIMIT :batch
-) j
-"""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """A message that was taken from its queue: sent after ``created_at``, and started at ``started_at``."""
+
+    created_at: float
+    started_at: float | None
+    signature: Mapping[str, Any] | None
 
 
-def ended_witnesses(database: Database, *, since: float) -> list[Row]:
+_RECENT = (
+    sa.select(jobs.c.id, jobs.c.created_at)
+    .where(
+        jobs.c.finished_at > sa.bindparam("since", type_=sa.Double),
+        jobs.c.created_at > sa.bindparam("since", type_=sa.Double),
+        jobs.c.started_at.is_not(None),
+    )
+    .order_by(jobs.c.finished_at.desc())
+    .limit(BATCH)
+    .subquery("recent")
+)
+_EVIDENCE_OF_ENDED = sa.select(
+    _RECENT.c.created_at,
+    _first(chunks.c.started_at, _RECENT, _STARTED).label("started_at"),
+    _first(chunks.c.signature, _RECENT, _STARTED).label("signature"),
+)
+
+
+def evidence_of_ended(database: Database, *, since: float) -> list[Evidence]:
     """Of jobs created after ``since`` that ended already, the first chunk that was started; those that ended last."""
-    return database.rows(_ENDED_WITNESSES, since=since, batch=BATCH)
+    return [Evidence(**row._mapping) for row in database.rows(_EVIDENCE_OF_ENDED, since=since)]
 
 
-_PASSED = f"""
-SELECT *, CASE WHEN {_FIRST_MESSAGE} THEN 1 ELSE 0 END AS first_message FROM document_ocr_chunks
-WHERE {_OVERDUE_OF_JOB}
-  AND (:resent = 1 OR chunk_index < :below AND {_FIRST_MESSAGE})
-ORDER BY chunk_index LIMIT :batch
-"""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassedChunk(SentChunk):
+    """An overdue chunk that something behind it overtook.
+
+    :ivar first_message: its only message is the chord's own.
+    """
+
+    first_message: bool
 
 
-def passed_chunks(database: Database, job_id: str, *, below: int, resent: bool) -> list[Row]:
+_PASSED = (
+    sa.select(*SENT_COLUMNS, sa.case((_FIRST_MESSAGE, 1), else_=0).label("first_message"))
+    .where(
+        _OVERDUE_OF_JOB,
+        sa.or_(sa.bindparam("resent", type_=sa.Boolean), sa.and_(chunks.c.chunk_index < _BELOW, _FIRST_MESSAGE)),
+    )
+    .order_by(chunks.c.chunk_index)
+    .limit(BATCH)
+)
+
+
+def passed_chunks(database: Database, job_id: str, *, below: int, resent: bool) -> list[PassedChunk]:
     """A job's overdue chunks in front of index ``below`` on their first message; or all, with those sent again."""
-    return database.rows(_PASSED, id=job_id, below=below, resent=int(resent), batch=BATCH)
+    return [
+        PassedChunk(chunk=ChunkRow.of(row), signature=row.signature, first_message=bool(row.first_message))
+        for row in database.rows(_PASSED, of_job=job_id, below=below, resent=resent)
+    ]
 
 
 #: Started chunks of a job that are looked at for one of the right queue.
-_WITNESSES = 50
-
-
-def ripe_witnesses(database: Database, job_id: str, *, first: int, last: int, lease: float) -> list[Row]:
-    """Chunks of a job on their first message that were started more than a lease ago, the last of the header first."""
-    return database.rows(
-        """SELECT chunk_index, signature FROM document_ocr_chunks
-           WHERE job_id = :id AND chunk_index > :first AND chunk_index <= :last AND dispatches = 1
-             AND started_at < {now} - :lease ORDER BY chunk_index DESC LIMIT :limit""",
-        id=job_id,
-        first=first,
-        last=last,
-        lease=lease,
-        limit=_WITNESSES,
+_EVIDENCE = 50
+_RIPE_EVIDENCE = (
+    sa.select(chunks.c.chunk_index, chunks.c.signature)
+    .where(
+        chunks.c.job_id == _OF_JOB,
+        chunks.c.chunk_index > sa.bindparam("first", type_=sa.Integer),
+        chunks.c.chunk_index <= sa.bindparam("last", type_=sa.Integer),
+        chunks.c.dispatches == 1,
+        chunks.c.started_at < now() - sa.bindparam("lease", type_=sa.Double),
     )
+    .order_by(chunks.c.chunk_index.desc())
+    .limit(_EVIDENCE)
+)
+
+
+def ripe_evidence(
+    database: Database, job_id: str, *, first: int, last: int, lease: float
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """Chunks of a job on their first message that were started more than a lease ago, the last of the header first:
+    index and signature.
+    """
+    rows = database.rows(_RIPE_EVIDENCE, of_job=job_id, first=first, last=last, lease=lease)
+    return [(row.chunk_index, row.signature) for row in rows]
+
+
+_RESENT_AT = (
+    sa.select(events.c.chunk_index, sa.func.max(events.c.at).label("at"))
+    .where(
+        events.c.job_id == _OF_JOB,
+        events.c.type.in_([EventType.CHUNK_REDISPATCHED.value, EventType.CHUNK_RETRYING.value]),
+    )
+    .group_by(events.c.chunk_index)
+)
 
 
 def resent_at(database: Database, job_id: str) -> dict[int, float]:
     """When the newest message of each chunk was sent that had more than one, as the job's history has it."""
-    rows = database.rows(
-        """SELECT chunk_index, MAX(at) AS at FROM job_events
-           WHERE job_id = :id AND type IN ('chunk_redispatched', 'chunk_retrying') GROUP BY chunk_index""",
-        id=job_id,
+    return {row.chunk_index: row.at for row in database.rows(_RESENT_AT, of_job=job_id)}
+
+
+_AT_WORK_SINCE = (
+    sa.select(sa.literal(1))
+    .select_from(chunks)
+    .where(
+        is_status(chunks.c.status, ChunkStatus.PROCESSING),
+        chunks.c.started_at < sa.bindparam("moment", type_=sa.Double),
     )
-    return {row["chunk_index"]: row["at"] for row in rows}
+    .limit(1)
+)
 
 
 def at_work_since(database: Database, moment: float) -> bool:
     """Whether any chunk has been worked on since before ``moment``: its worker may hold messages from that time."""
-    query = "SELECT 1 AS found FROM document_ocr_chunks WHERE status = 'processing' AND started_at < :moment LIMIT 1"
-    return database.row(query, moment=moment) is not None
+    return database.row(_AT_WORK_SINCE, moment=moment) is not None
 
 
-def settled_jobs(database: Database) -> list[Row]:
+_SETTLED = (
+    sa.select(*JOB_COLUMNS)
+    .where(
+        active,
+        settled,
+        jobs.c.total_chunks > 0,
+        sa.or_(jobs.c.body_due_at.is_(None), jobs.c.body_due_at <= now()),
+        sa.or_(jobs.c.body_leased_until.is_(None), jobs.c.body_leased_until < now()),
+    )
+    .order_by(jobs.c.updated_at)
+    .limit(BATCH)
+)
+
+
+def settled_jobs(database: Database) -> list[JobRow]:
     """Jobs whose chunks are all terminal and whose body is due: not alive, and nobody is about to publish it."""
-    return database.rows(
-        """SELECT *, {now} AS now FROM processing_jobs
-           WHERE status IN ('PENDING', 'PROCESSING') AND completed_chunks + failed_chunks = total_chunks
-             AND total_chunks > 0 AND (body_due_at IS NULL OR body_due_at <= {now})
-             AND (body_leased_until IS NULL OR body_leased_until < {now})
-           ORDER BY updated_at LIMIT :batch""",
-        batch=BATCH,
-    )
+    return [JobRow.of(row) for row in database.rows(_SETTLED)]
 
 
-def running_jobs(database: Database, *, after: str, limit: int) -> list[Row]:
+_RUNNING = (
+    sa.select(*JOB_COLUMNS)
+    .where(active, jobs.c.id > sa.bindparam("after"), jobs.c.total_chunks > 0)
+    .order_by(jobs.c.id)
+    .limit(_LIMIT)
+)
+
+
+def running_jobs(database: Database, *, after: str, limit: int) -> list[JobRow]:
     """Active jobs in the order of their ids, from behind ``after``."""
-    return database.rows(
-        """SELECT *, {now} AS now FROM processing_jobs WHERE status IN ('PENDING', 'PROCESSING') AND id > :after
-           AND total_chunks > 0 ORDER BY id LIMIT :limit""",
-        after=after,
-        limit=limit,
-    )
+    return [JobRow.of(row) for row in database.rows(_RUNNING, after=after, limit=limit)]
 
 
-_UNAUDITED = f"SELECT * FROM processing_jobs WHERE {UNAUDITED} ORDER BY finished_at LIMIT :limit"
+_UNAUDITED = sa.select(*JOB_COLUMNS).where(unaudited).order_by(jobs.c.finished_at).limit(_LIMIT)
 
 
-def unaudited_jobs(database: Database, *, limit: int) -> list[Row]:
-    """Jobs that ended, or ended again after a retry, since they were audited.
+def unaudited_jobs(database: Database, *, limit: int) -> list[JobRow]:
+    """Jobs that ended, or ended again after a retry, since they were audited."""
+    return [JobRow.of(row) for row in database.rows(_UNAUDITED, limit=limit)]
 
-    :raises DatabaseNotMigrated: before revision 0002.
-    """
-    return database.rows(_UNAUDITED, limit=limit)
+
+_AUDITED = (
+    sa.update(jobs)
+    .where(jobs.c.id == _OF_JOB, sa.func.coalesce(jobs.c.audited_version, 0) < sa.bindparam("of_version"))
+    .values(audited_version=sa.bindparam("of_version", type_=sa.BigInteger))
+    .returning(jobs.c.id)
+)
 
 
 def audited(database: Database, job_id: str, *, version: int) -> bool:
     """Note that a job was audited at this version; False where that was noted before, here or by another beat."""
 
-    def write(conn: Any) -> bool:
-        return bool(
-            execute(
-                conn,
-                """UPDATE processing_jobs SET audited_version = :version
-                   WHERE id = :id AND COALESCE(audited_version, 0) < :version RETURNING id""",
-                id=job_id,
-                version=version,
-            )
-        )
+    def write(conn: Connection) -> bool:
+        return conn.execute(_AUDITED, {"of_job": job_id, "of_version": version}).first() is not None
 
     return database.write(write) or False
-
-
-_FORGETTABLE = """
-SELECT id, total_chunks + version AS weight FROM processing_jobs WHERE finished_at < {now} - :seconds
-ORDER BY finished_at LIMIT :batch
-"""
-# The age once more: a job that is retried meanwhile stays.
-_FORGET = """
-DELETE FROM processing_jobs WHERE id = :id AND finished_at < {now} - :seconds RETURNING id, matter_id, document_id
-"""
-
-
-def forget(database: Database, *, days: float) -> Iterator[ForgottenJob]:
-    """Delete jobs that ended longer ago, with their chunks and events; each is gone, committed, when it is given.
-
-    One at a time, until ``FORGET_ROWS`` rows went with them: a transaction that deletes a million rows would keep every
-    writer of an SQLite database waiting.
-    """
-    seconds, left = days * 86400.0, FORGET_ROWS
-    for row in database.rows(_FORGETTABLE, seconds=seconds, batch=BATCH):
-        found = database.write(partial(_forget, job_id=row["id"], seconds=seconds))
-        if found is not None:
-            yield ForgottenJob(job_id=found["id"], matter_id=found["matter_id"], document_id=found["document_id"])
-        # There are at most as many events as versions.
-        left -= row["weight"]
-        if left <= 0:
-            return
-
-
-def _forget(conn: Connection, job_id: str, seconds: float) -> Row | None:
-    return execute_one(conn, _FORGET, id=job_id, seconds=seconds)

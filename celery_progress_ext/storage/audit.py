@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from celery_progress_ext.chunks import ChunkStatus, percent
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.history import NAMED_LIMIT, Account, Event
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import Database, Row, execute, execute_one
+from celery_progress_ext.history import NAMED_LIMIT, Event, HistoryReplay
+from celery_progress_ext.storage.database import AnyRow, Database
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow
+from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import job_events as events
+from celery_progress_ext.storage.schema import processing_jobs as jobs
 
 #: Rows read at a time.
 PAGE = 1_000
@@ -59,15 +65,36 @@ class Drift:
         return _ADVICE[self.against]
 
 
-_EVENTS = """
-SELECT id, version, type, chunk_index, attempt FROM job_events
-WHERE job_id = :id AND version >= :version AND (version > :version OR id > :after)
-ORDER BY version, id LIMIT :limit
-"""
-_CHUNKS = """
-SELECT chunk_index, status, attempt, pages_done, page_end - page_start + 1 AS pages FROM document_ocr_chunks
-WHERE job_id = :id AND chunk_index > :after ORDER BY chunk_index LIMIT :limit
-"""
+_OF_JOB = sa.bindparam("of_job", type_=sa.String)
+_LIMIT = sa.bindparam("limit", type_=sa.Integer)
+_AFTER = sa.bindparam("after", type_=sa.Integer)
+_VERSION = sa.bindparam("of_version", type_=sa.BigInteger)
+_EVENTS = (
+    sa.select(events.c.id, events.c.version, events.c.type, events.c.chunk_index, events.c.attempt)
+    .where(
+        events.c.job_id == _OF_JOB,
+        events.c.version >= _VERSION,
+        sa.or_(events.c.version > _VERSION, events.c.id > _AFTER),
+    )
+    .order_by(events.c.version, events.c.id)
+    .limit(_LIMIT)
+)
+_CHUNKS = (
+    sa.select(
+        chunks.c.chunk_index,
+        chunks.c.status,
+        chunks.c.attempt,
+        chunks.c.pages_done,
+        (chunks.c.page_end - chunks.c.page_start + 1).label("pages"),
+    )
+    .where(chunks.c.job_id == _OF_JOB, chunks.c.chunk_index > _AFTER)
+    .order_by(chunks.c.chunk_index)
+    .limit(_LIMIT)
+)
+_JOB = sa.select(*JOB_COLUMNS).where(jobs.c.id == _OF_JOB)
+_JOB_IDS = (
+    sa.select(jobs.c.id).where(jobs.c.id > sa.bindparam("after", type_=sa.String)).order_by(jobs.c.id).limit(_LIMIT)
+)
 
 
 class JobAudit:
@@ -77,9 +104,9 @@ class JobAudit:
         later one at which the job is over and still has that version.
     """
 
-    def __init__(self, job: Row) -> None:
+    def __init__(self, job: JobRow) -> None:
         self._job = job
-        self._account = Account(total=job["total_chunks"])
+        self._account = HistoryReplay(total=job.total_chunks)
         self._event = (0, 0)
         self._chunk = -1
         self._events_read = False
@@ -93,12 +120,12 @@ class JobAudit:
     @property
     def job_id(self) -> str:
         """The job."""
-        return str(self._job["id"])
+        return self._job.id
 
     @property
     def version(self) -> int:
         """The version of the job that is audited."""
-        return int(self._job["version"])
+        return self._job.version
 
     def read(self, conn: Connection, limit: int | None = None) -> int:
         """Read on, to the end or at most ``limit`` rows; how many they were."""
@@ -114,36 +141,41 @@ class JobAudit:
 
     def _read_events(self, conn: Connection, limit: int) -> int:
         version, after = self._event
-        rows = execute(conn, _EVENTS, id=self.job_id, version=version, after=after, limit=limit)
+        rows = conn.execute(
+            _EVENTS, {"of_job": self.job_id, "of_version": version, "after": after, "limit": limit}
+        ).all()
         for row in rows:
             self._account.add(
-                Event(version=row["version"], type=row["type"], chunk_index=row["chunk_index"], attempt=row["attempt"])
+                Event(version=row.version, type=row.type, chunk_index=row.chunk_index, attempt=row.attempt)
             )
         if rows:
-            self._event = (rows[-1]["version"], rows[-1]["id"])
+            self._event = (rows[-1].version, rows[-1].id)
         self._events_read = len(rows) < limit
         return len(rows)
 
     def _read_chunks(self, conn: Connection, limit: int) -> int:
-        rows = execute(conn, _CHUNKS, id=self.job_id, after=self._chunk, limit=limit)
+        rows = conn.execute(_CHUNKS, {"of_job": self.job_id, "after": self._chunk, "limit": limit}).all()
         for row in rows:
-            self._statuses[row["status"]] += 1
-            self._pages += row["pages"]
-            self._pages_done += row["pages_done"]
+            self._statuses[row.status] += 1
+            self._pages += row.pages
+            self._pages_done += row.pages_done
             self._compare_chunk(row)
         if rows:
-            self._chunk = rows[-1]["chunk_index"]
+            self._chunk = rows[-1].chunk_index
         self.done = len(rows) < limit
         return len(rows)
 
-    def _compare_chunk(self, row: Row) -> None:
-        told = self._account.chunk(row["chunk_index"])
-        for name, expected in (("status", told.status.value), ("attempt", told.attempt)):
-            if row[name] != expected:
+    def _compare_chunk(self, row: AnyRow) -> None:
+        told = self._account.chunk(row.chunk_index)
+        for name, found, expected in (
+            ("status", row.status, told.status.value),
+            ("attempt", row.attempt, told.attempt),
+        ):
+            if found != expected:
                 self._chunks_drifted += 1
                 if self._chunks_drifted <= NAMED_LIMIT:
-                    what = f"chunk {row['chunk_index'] + 1} {name}"
-                    self._chunk_drifts.append(self._drift(Source.HISTORY, what, row[name], expected))
+                    what = f"chunk {row.chunk_index + 1} {name}"
+                    self._chunk_drifts.append(self._drift(Source.HISTORY, what, found, expected))
 
     def _job_drifts(self) -> Iterator[Drift]:
         completed = self._statuses[ChunkStatus.COMPLETED]
@@ -155,16 +187,16 @@ class JobAudit:
             "progress_pct": percent(completed, self._statuses.total()),
         }
         for name, expected in recounted.items():
-            found = self._job[name]
+            found = getattr(self._job, name)
             # A percent told by hand may be ahead of the chunks.
             if found != expected and not (name == "progress_pct" and self._account.by_hand and found > expected):
                 yield self._drift(Source.ROWS, name, found, expected)
         account = self._account
-        if self._job["status"] not in account.statuses:
-            yield self._drift(Source.HISTORY, "status", self._job["status"], account.told_status())
+        if self._job.status not in account.statuses:
+            yield self._drift(Source.HISTORY, "status", self._job.status, account.status_in_words())
         for name, least in (("version", account.version), ("body_attempt", account.body_attempt)):
-            if self._job[name] < least:
-                yield self._drift(Source.HISTORY, name, self._job[name], f"at least {least}")
+            if getattr(self._job, name) < least:
+                yield self._drift(Source.HISTORY, name, getattr(self._job, name), f"at least {least}")
 
     def _event_drifts(self) -> Iterator[Drift]:
         for contradiction in self._account.contradictions:
@@ -205,17 +237,15 @@ def audit(database: Database, job_id: str | None = None) -> list[Drift]:
 
 def _job_ids(database: Database) -> Iterator[str]:
     after = ""
-    while rows := database.rows(
-        "SELECT id FROM processing_jobs WHERE id > :after ORDER BY id LIMIT :limit", after=after, limit=PAGE
-    ):
-        yield from (row["id"] for row in rows)
-        after = rows[-1]["id"]
+    while rows := database.rows(_JOB_IDS, after=after, limit=PAGE):
+        yield from (row.id for row in rows)
+        after = rows[-1].id
 
 
 def begin(conn: Connection, job_id: str) -> JobAudit | None:
     """The audit of a job as it is now, nothing of it read; None where there is no such job."""
-    job = execute_one(conn, "SELECT * FROM processing_jobs WHERE id = :id", id=job_id)
-    return None if job is None else JobAudit(job)
+    row = conn.execute(_JOB, {"of_job": job_id}).first()
+    return None if row is None else JobAudit(JobRow.of(row))
 
 
 def _audit_job(conn: Connection, job_id: str) -> list[Drift] | None:

@@ -2,112 +2,198 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
-from celery_progress_ext.storage import events as history
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import Row, execute, execute_one
+from celery_progress_ext.storage import events
+from celery_progress_ext.storage.expressions import now
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, active, is_status, settled
+from celery_progress_ext.storage.schema import processing_jobs as jobs
 
-_CLAIM = f"""
-UPDATE processing_jobs SET status = 'PROCESSING', stage_name = '{StageName.MERGE}', stage = :stage,
-    body_attempt = body_attempt + 1, body_tries = body_tries + 1, body_task_id = :task_id,
-    body_leased_until = {{now}} + :lease, body_due_at = NULL, merge_started_at = {{now}}, merge_pages_done = 0,
-    updated_at = {{now}}, version = version + 1
-WHERE id = :id AND status IN ('PENDING', 'PROCESSING') AND completed_chunks + failed_chunks = total_chunks
-  AND (body_leased_until IS NULL OR body_leased_until < {{now}}) AND body_tries < :max_tries
-RETURNING *, {{now}} AS now
-"""
+_OF_JOB = jobs.c.id == sa.bindparam("of_job", type_=sa.String)
+_LEASE = sa.bindparam("new_lease", type_=sa.Double)
+_NOT_LEASED = sa.or_(jobs.c.body_leased_until.is_(None), jobs.c.body_leased_until < now())
+_CHANGED = {jobs.c.updated_at: now(), jobs.c.version: jobs.c.version + 1}
 
 
-def claim(conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int) -> Row | None:
+def _changed(
+    conn: Connection, statement: sa.sql.dml.ReturningUpdate[*tuple[Any, ...]], job_id: str, **values: Any
+) -> JobRow | None:
+    row = conn.execute(statement, {"of_job": job_id, **values}).first()
+    return None if row is None else JobRow.of(row)
+
+
+_CLAIM = (
+    sa.update(jobs)
+    .where(_OF_JOB, active, settled, _NOT_LEASED, jobs.c.body_tries < sa.bindparam("max_tries", type_=sa.Integer))
+    .values(
+        {
+            jobs.c.status: JobStatus.PROCESSING.value,
+            jobs.c.stage_name: StageName.MERGE.value,
+            jobs.c.stage: stage(StageName.MERGE).format(),
+            jobs.c.body_attempt: jobs.c.body_attempt + 1,
+            jobs.c.body_tries: jobs.c.body_tries + 1,
+            jobs.c.body_task_id: sa.bindparam("new_task_id", type_=sa.String),
+            jobs.c.body_leased_until: now() + _LEASE,
+            jobs.c.body_due_at: None,
+            jobs.c.merge_started_at: now(),
+            jobs.c.merge_pages_done: 0,
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
+
+
+def claim(conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int) -> JobRow | None:
     """Take the merge for this delivery; None where it is done, taken, not due yet, or was tried too often."""
-    text = stage(StageName.MERGE).format()
-    job = execute_one(conn, _CLAIM, id=job_id, task_id=task_id, lease=lease, stage=text, max_tries=max_tries)
+    job = _changed(conn, _CLAIM, job_id, new_task_id=task_id, new_lease=lease, max_tries=max_tries)
     if job is not None:
-        history.record(conn, job, EventType.MERGE_STARTED, attempt=job["body_attempt"])
+        events.record(conn, job, EventType.MERGE_STARTED, attempt=job.body_attempt)
     return job
 
 
-_BEAT = """
-UPDATE processing_jobs SET body_leased_until = {now} + :lease
-WHERE id = :id AND body_attempt = :attempt AND status = 'PROCESSING'
-RETURNING id
-"""
-_PROGRESS = """
-UPDATE processing_jobs SET body_leased_until = {now} + :lease, merge_pages_done = :done, updated_at = {now},
-    version = version + 1
-WHERE id = :id AND body_attempt = :attempt AND status = 'PROCESSING'
-RETURNING *, {now} AS now
-"""
+_MINE = sa.and_(
+    _OF_JOB,
+    jobs.c.body_attempt == sa.bindparam("of_attempt", type_=sa.Integer),
+    is_status(jobs.c.status, JobStatus.PROCESSING),
+)
+_BEAT = sa.update(jobs).where(_MINE).values(body_leased_until=now() + _LEASE).returning(jobs.c.id)
+_PROGRESS = (
+    sa.update(jobs)
+    .where(_MINE)
+    .values(
+        {
+            jobs.c.body_leased_until: now() + _LEASE,
+            jobs.c.merge_pages_done: sa.bindparam("new_done", type_=sa.Integer),
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 
 
 def beat(conn: Connection, job_id: str, *, attempt: int, lease: float) -> bool:
     """Renew the body's lease; False where another attempt has it or the job ended."""
-    return bool(execute(conn, _BEAT, id=job_id, attempt=attempt, lease=lease))
+    found = conn.execute(_BEAT, {"of_job": job_id, "of_attempt": attempt, "new_lease": lease})
+    return found.first() is not None
 
 
-def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: float) -> Row | None:
+def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: float) -> JobRow | None:
     """Record how far the merge is and renew its lease; None where another attempt has it or the job ended."""
-    return execute_one(conn, _PROGRESS, id=job_id, attempt=attempt, done=done, lease=lease)
+    return _changed(conn, _PROGRESS, job_id, of_attempt=attempt, new_done=done, new_lease=lease)
 
 
-_FINISH = """
-UPDATE processing_jobs SET status = CASE WHEN failed_chunks > 0 THEN 'PARTIAL' ELSE 'COMPLETED' END,
-    error = CASE WHEN failed_chunks > 0 THEN CAST(failed_chunks AS TEXT) || ' of ' || CAST(total_chunks AS TEXT)
-                 || ' chunks failed' ELSE NULL END,
-    body_leased_until = NULL, body_due_at = NULL, finished_at = {now}, updated_at = {now}, version = version + 1
-WHERE id = :id AND status = 'PROCESSING' AND body_attempt = :attempt AND merge_started_at IS NOT NULL
-RETURNING *, {now} AS now
-"""
+_FAILED = jobs.c.failed_chunks > 0
+_FINISH = (
+    sa.update(jobs)
+    .where(_MINE, jobs.c.merge_started_at.is_not(None))
+    .values(
+        {
+            jobs.c.status: sa.case((_FAILED, JobStatus.PARTIAL.value), else_=JobStatus.COMPLETED.value),
+            jobs.c.error: sa.case(
+                (
+                    _FAILED,
+                    sa.cast(jobs.c.failed_chunks, sa.Text)
+                    .concat(" of ")
+                    .concat(sa.cast(jobs.c.total_chunks, sa.Text))
+                    .concat(" chunks failed"),
+                ),
+                else_=None,
+            ),
+            jobs.c.body_leased_until: None,
+            jobs.c.body_due_at: None,
+            jobs.c.finished_at: now(),
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 _FINISHED = {JobStatus.COMPLETED: EventType.JOB_COMPLETED, JobStatus.PARTIAL: EventType.JOB_PARTIAL}
 
 
-def finish(conn: Connection, job_id: str, *, attempt: int) -> Row | None:
+def finish(conn: Connection, job_id: str, *, attempt: int) -> JobRow | None:
     """The merge of this attempt took effect: COMPLETED, or PARTIAL where chunks failed. None where out of date."""
-    job = execute_one(conn, _FINISH, id=job_id, attempt=attempt)
+    job = _changed(conn, _FINISH, job_id, of_attempt=attempt)
     if job is not None:
-        history.record(conn, job, _FINISHED[JobStatus(job["status"])], attempt=attempt)
+        events.record(conn, job, _FINISHED[job.status], attempt=attempt)
     return job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BodyDispatch:
+    """The body is to be published, by the caller alone: the job, and the signature that it is sent with."""
+
+    job: JobRow
+    signature: Mapping[str, Any]
 
 
 # A body that was sent may wait in a long queue, so the patience with each message is twice that with the one before.
-_DISPATCHED = """
-UPDATE processing_jobs SET body_dispatches = body_dispatches + 1,
-    body_due_at = {now} + :grace * (1 << CASE WHEN body_dispatches < 6 THEN body_dispatches ELSE 6 END),
-    chord_intact = (1 = 0), body_leased_until = NULL, updated_at = {now}, version = version + 1
-WHERE id = :id AND status IN ('PENDING', 'PROCESSING') AND completed_chunks + failed_chunks = total_chunks
-  AND completed_chunks > 0 AND body_due_at_or_now
-  AND (body_leased_until IS NULL OR body_leased_until < {now})
-RETURNING *, {now} AS now
-"""
-_WHEN_DUE = _DISPATCHED.replace("body_due_at_or_now", "(body_due_at IS NULL OR body_due_at <= {now})")
-_AT_ONCE = _DISPATCHED.replace("body_due_at_or_now", "chord_intact = (1 = 0) AND body_dispatches = :dispatches")
+_PATIENCE = sa.case(
+    *((jobs.c.body_dispatches == dispatches, float(2**dispatches)) for dispatches in range(6)), else_=64.0
+)
+_TAKE_DISPATCH = (
+    sa.update(jobs)
+    .where(_OF_JOB, active, settled, jobs.c.completed_chunks > 0, _NOT_LEASED)
+    .values(
+        {
+            jobs.c.body_dispatches: jobs.c.body_dispatches + 1,
+            jobs.c.body_due_at: now() + sa.bindparam("new_grace", type_=sa.Double) * _PATIENCE,
+            jobs.c.chord_intact: False,
+            jobs.c.body_leased_until: None,
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS, jobs.c.body_signature)
+)
+_WHEN_DUE = _TAKE_DISPATCH.where(sa.or_(jobs.c.body_due_at.is_(None), jobs.c.body_due_at <= now()))
+_AT_ONCE = _TAKE_DISPATCH.where(
+    sa.not_(jobs.c.chord_intact), jobs.c.body_dispatches == sa.bindparam("of_dispatches", type_=sa.Integer)
+)
 
 
-def take_dispatch(conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None) -> Row | None:
+def take_dispatch(
+    conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None
+) -> BodyDispatch | None:
     """Take it on oneself to publish the body; None where it is not due, alive, or just published by another.
 
     :param grace: seconds until the next one may take it; twice that after the second, and so on to 64 times.
-    :param seen_dispatches: given by who saw the last chunk end: publish now, unless somebody did since.
+    :param seen_dispatches: given by whoever saw the last chunk end: publish now, unless somebody did since.
     """
+    values = {"of_job": job_id, "new_grace": grace}
     if seen_dispatches is None:
-        job = execute_one(conn, _WHEN_DUE, id=job_id, grace=grace)
+        row = conn.execute(_WHEN_DUE, values).first()
     else:
-        job = execute_one(conn, _AT_ONCE, id=job_id, grace=grace, dispatches=seen_dispatches)
-    if job is not None:
-        history.record(conn, job, EventType.BODY_DISPATCHED)
-    return job
+        row = conn.execute(_AT_ONCE, {**values, "of_dispatches": seen_dispatches}).first()
+    if row is None:
+        return None
+    job = JobRow.of(row)
+    events.record(conn, job, EventType.BODY_DISPATCHED)
+    return BodyDispatch(job=job, signature=row.body_signature)
 
 
-_RELEASE = """
-UPDATE processing_jobs SET body_leased_until = NULL, body_tries = body_tries - 1, body_due_at = {now} + :due,
-    updated_at = {now}, version = version + 1
-WHERE id = :id AND body_attempt = :attempt AND status = 'PROCESSING'
-RETURNING *, {now} AS now
-"""
+_RELEASE = (
+    sa.update(jobs)
+    .where(_MINE)
+    .values(
+        {
+            jobs.c.body_leased_until: None,
+            jobs.c.body_tries: jobs.c.body_tries - 1,
+            jobs.c.body_due_at: now() + sa.bindparam("new_due", type_=sa.Double),
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 
 
-def release(conn: Connection, job_id: str, *, attempt: int, due: float) -> Row | None:
+def release(conn: Connection, job_id: str, *, attempt: int, due: float) -> JobRow | None:
     """The body's task retries itself: it is expected again within ``due`` seconds, and the try does not count."""
-    return execute_one(conn, _RELEASE, id=job_id, attempt=attempt, due=due)
+    return _changed(conn, _RELEASE, job_id, of_attempt=attempt, new_due=due)

@@ -3,131 +3,159 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import Pace
+from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import Stage, StageName, stage
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import Row, execute_one
+from celery_progress_ext.storage.expressions import json_object, now, with_chunk_processing
+from celery_progress_ext.storage.rows import JOB_COLUMNS, ChunkRow, JobRow, counting
+from celery_progress_ext.storage.schema import processing_jobs as jobs
 
-#: What a change adds to the job's pace that is no finished chunk, or one whose time is not known.
+#: Added to the job's pace where no chunk finished, or its duration is not known.
 _NO_PACE = Pace()
 
-#: JSON of the story's ``metadata["chunk_processing"]``, set in place so that the rest of the metadata stays.
-_CHUNK_PROCESSING = {
-    "sqlite": """json_set(metadata, '$.chunk_processing', json_object(
-        'total_chunks', total_chunks, 'completed_chunks', completed_chunks + :completed,
-        'failed_chunks', failed_chunks + :failed, 'current_chunk_index', :chunk_index,
-        'current_page_range', json_object('start', :page_start, 'end', :page_end)))""",
-    "postgresql": """jsonb_set(metadata, '{chunk_processing}', jsonb_build_object(
-        'total_chunks', total_chunks, 'completed_chunks', completed_chunks + :completed,
-        'failed_chunks', failed_chunks + :failed, 'current_chunk_index', CAST(:chunk_index AS integer),
-        'current_page_range', jsonb_build_object('start', CAST(:page_start AS integer),
-                                                 'end', CAST(:page_end AS integer))))""",
+
+def stage_message(
+    row: Stage, *, completed: sa.ColumnElement[int], total: sa.ColumnElement[int]
+) -> sa.ColumnElement[str]:
+    """A stage's message as an SQL expression, from the same format string as everywhere."""
+    values = {"completed": completed, "total": total}
+    parts: list[sa.ColumnElement[str]] = []
+    rest = row.message
+    while rest:
+        text, brace, rest = rest.partition("{")
+        parts.append(sa.literal_column("'" + text.replace("'", "''").replace("%", "%%") + "'", sa.Text))
+        if brace:
+            name, _, rest = rest.partition("}")
+            parts.append(sa.cast(values[name], sa.Text))
+    message = parts[0]
+    for part in parts[1:]:
+        message = message.concat(part)
+    return message
+
+
+#: The counter of each status.
+COUNTERS = {
+    ChunkStatus.PENDING: jobs.c.pending_chunks,
+    ChunkStatus.PROCESSING: jobs.c.processing_chunks,
+    ChunkStatus.COMPLETED: jobs.c.completed_chunks,
+    ChunkStatus.FAILED: jobs.c.failed_chunks,
 }
 
 
-def message_sql(row: Stage, *, completed: str, total: str) -> str:
-    """The stage's message as an SQL expression, from the same format string as everywhere."""
-    parts = {"completed": f"CAST({completed} AS TEXT)", "total": f"CAST({total} AS TEXT)"}
-    text = "'" + row.message.replace("'", "''") + "'"
-    for name, expression in parts.items():
-        text = text.replace("{" + name + "}", f"' || {expression} || '")
-    return text
+def _parameter(name: str, type_: Any) -> sa.BindParameter[Any]:
+    return sa.bindparam(f"new_{name}", type_=type_)
 
 
-#: The job counts what its chunks do: its run is not over, and its merge has not begun.
-COUNTING = f"status IN ('PENDING', 'PROCESSING') AND stage_name <> '{StageName.MERGE}'"
-_CHUNKS = stage(StageName.CHUNK_PROCESSING)
-#: The change of the job's row. :func:`move` fills in its parameters; ``at_once`` puts expressions in their place.
-_MOVE = f"""
-UPDATE processing_jobs SET
-    status = 'PROCESSING',
-    stage_name = '{StageName.CHUNK_PROCESSING}',
-    stage = {message_sql(_CHUNKS, completed="(completed_chunks + :completed)", total="total_chunks")},
-    pending_chunks = pending_chunks + :pending,
-    processing_chunks = processing_chunks + :processing,
-    completed_chunks = completed_chunks + :completed,
-    failed_chunks = failed_chunks + :failed,
-    pages_done = pages_done + :pages,
-    progress_pct = (completed_chunks + :completed) * 100 / total_chunks,
-    metadata = METADATA,
-    chord_intact = chord_intact AND :intact,
-    body_due_at = CASE WHEN completed_chunks + failed_chunks + :completed + :failed = total_chunks
-                       THEN {{now}} + :grace ELSE NULL END,
-    pace_chunks = pace_chunks + :pace_chunks,
-    pace_pages = pace_pages + :pace_pages,
-    pace_seconds = pace_seconds + :pace_seconds,
-    pace_sum_log = pace_sum_log + :pace_sum_log,
-    pace_sum_log_sq = pace_sum_log_sq + :pace_sum_log_sq,
-    started_at = COALESCE(started_at, {{now}}),
-    updated_at = {{now}},
-    version = version + :changes
-WHERE id = :job_id AND {COUNTING}
-"""
-MOVE_BY_DIALECT = {dialect: _MOVE.replace("METADATA", json) for dialect, json in _CHUNK_PROCESSING.items()}
-_RETURNING = "RETURNING *, {now} AS now"
-
-#: The counter of each status, as ``MOVE_BY_DIALECT`` calls what it grows by.
-DELTAS = {
-    ChunkStatus.PENDING: "pending",
-    ChunkStatus.PROCESSING: "processing",
-    ChunkStatus.COMPLETED: "completed",
-    ChunkStatus.FAILED: "failed",
+_GROWS_BY = {status: _parameter(status.value, sa.Integer) for status in ChunkStatus}
+_COMPLETED = jobs.c.completed_chunks + _GROWS_BY[ChunkStatus.COMPLETED]
+_FAILED = jobs.c.failed_chunks + _GROWS_BY[ChunkStatus.FAILED]
+_PACE = {
+    jobs.c.pace_chunks: _parameter("pace_chunks", sa.Integer),
+    jobs.c.pace_pages: _parameter("pace_pages", sa.Integer),
+    jobs.c.pace_seconds: _parameter("pace_seconds", sa.Double),
+    jobs.c.pace_sum_log: _parameter("pace_sum_log", sa.Double),
+    jobs.c.pace_sum_log_sq: _parameter("pace_sum_log_sq", sa.Double),
 }
+_CHUNK_PROCESSING = json_object(
+    "total_chunks",
+    jobs.c.total_chunks,
+    "completed_chunks",
+    _COMPLETED,
+    "failed_chunks",
+    _FAILED,
+    "current_chunk_index",
+    _parameter("chunk_index", sa.Integer),
+    "current_page_range",
+    json_object("start", _parameter("page_start", sa.Integer), "end", _parameter("page_end", sa.Integer)),
+)
+_MOVE = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("of_job"), counting)
+    .values(
+        {
+            jobs.c.status: JobStatus.PROCESSING.value,
+            jobs.c.stage_name: StageName.CHUNK_PROCESSING.value,
+            jobs.c.stage: stage_message(
+                stage(StageName.CHUNK_PROCESSING), completed=_COMPLETED, total=jobs.c.total_chunks
+            ),
+            **{column: column + _GROWS_BY[status] for status, column in COUNTERS.items()},
+            jobs.c.pages_done: jobs.c.pages_done + _parameter("pages", sa.Integer),
+            # Integers, so that 29 of 100 are not 28 %.
+            jobs.c.progress_pct: _COMPLETED * 100 // jobs.c.total_chunks,
+            jobs.c.metadata: with_chunk_processing(jobs.c.metadata, _CHUNK_PROCESSING),
+            jobs.c.chord_intact: sa.and_(jobs.c.chord_intact, sa.bindparam("new_chord_intact", type_=sa.Boolean)),
+            jobs.c.body_due_at: sa.case(
+                (jobs.c.total_chunks == _COMPLETED + _FAILED, now() + _parameter("grace", sa.Double)), else_=None
+            ),
+            **{column: column + parameter for column, parameter in _PACE.items()},
+            jobs.c.started_at: sa.func.coalesce(jobs.c.started_at, now()),
+            jobs.c.updated_at: now(),
+            jobs.c.version: jobs.c.version + _parameter("changes", sa.Integer),
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 
 
 def move(
     conn: Connection,
-    chunk: Row,
+    chunk: ChunkRow,
     *,
     old: ChunkStatus,
     new: ChunkStatus,
     pages: int = 0,
-    intact: bool = True,
+    chord_intact: bool = True,
     grace: float = 0.0,
-) -> Row | None:
+) -> JobRow | None:
     """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done; as :func:`move_all`."""
-    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, intact=intact, grace=grace)
+    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, chord_intact=chord_intact, grace=grace)
 
 
 def move_all(
     conn: Connection,
-    newest: Row,
+    newest: ChunkRow,
     *,
     olds: Collection[ChunkStatus],
     new: ChunkStatus,
     pages: int = 0,
-    intact: bool = True,
+    chord_intact: bool = True,
     grace: float = 0.0,
     pace: Pace = _NO_PACE,
-) -> Row | None:
+) -> JobRow | None:
     """Count the change of a job's chunks from ``olds``, a status each, to ``new``, and ``pages`` more done.
 
-    Each change is a version of its own, as its event says. ``newest`` is the chunk that is told as the current one.
+    Each change is a version of its own, as its event says. ``newest`` is shown as the current chunk.
 
-    Returns the job's row with ``now``, or None where the run is over or its merge has begun: the counts are then
-    frozen, because they say what is in the merged file, and the caller rolls back.
+    Returns the job's row, or None where the run is over or its merge has begun: the counts are then frozen, because
+    they say what is in the merged file, and the caller rolls back.
     """
-    deltas = dict.fromkeys(DELTAS.values(), 0)
+    grows_by = dict.fromkeys(ChunkStatus, 0)
     for old in olds:
-        deltas[DELTAS[old]] -= 1
-    deltas[DELTAS[new]] += len(olds)
-    return execute_one(
-        conn,
-        MOVE_BY_DIALECT[conn.dialect] + _RETURNING,
-        job_id=newest["job_id"],
-        chunk_index=newest["chunk_index"],
-        page_start=newest["page_start"],
-        page_end=newest["page_end"],
-        changes=len(olds),
-        pages=pages,
-        intact=intact,
-        grace=grace,
-        pace_chunks=pace.chunks,
-        pace_pages=pace.pages,
-        pace_seconds=pace.seconds,
-        pace_sum_log=pace.sum_log,
-        pace_sum_log_sq=pace.sum_log_sq,
-        **deltas,
-    )
+        grows_by[old] -= 1
+    grows_by[new] += len(olds)
+    row = conn.execute(
+        _MOVE,
+        {
+            "of_job": newest.job_id,
+            "new_chunk_index": newest.chunk_index,
+            "new_page_start": newest.page_start,
+            "new_page_end": newest.page_end,
+            "new_changes": len(olds),
+            "new_pages": pages,
+            "new_chord_intact": chord_intact,
+            "new_grace": grace,
+            "new_pace_chunks": pace.chunks,
+            "new_pace_pages": pace.pages,
+            "new_pace_seconds": pace.seconds,
+            "new_pace_sum_log": pace.sum_log,
+            "new_pace_sum_log_sq": pace.sum_log_sq,
+            **{f"new_{status.value}": count for status, count in grows_by.items()},
+        },
+    ).first()
+    return None if row is None else JobRow.of(row)

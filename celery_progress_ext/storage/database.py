@@ -1,43 +1,56 @@
-"""The database: statements in transactions, SQLite that loses no update, and the clock."""
+"""The database: SQLAlchemy's engine, short transactions that lose no update, and errors of the library's kind."""
 
 from __future__ import annotations
 
-import hashlib
-import re
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from celery_progress_ext.exceptions import DatabaseAway, DatabaseError, DatabaseNotMigrated
-from celery_progress_ext.storage.address import Address
-from celery_progress_ext.storage.connection import Connection, Lost, Pool
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
+from celery_progress_ext.exceptions import (
+    DatabaseAway,
+    DatabaseError,
+    DatabaseNotMigrated,
+    InvalidSetting,
+    ProgressError,
+)
+from celery_progress_ext.soft_limits import undisturbed
+from celery_progress_ext.storage.database_url import DatabaseUrl
+from celery_progress_ext.storage.json import dumps, loads
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    #: A row of any columns.
+    AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+else:
+    AnyRow = Row  # SQLAlchemy 2.0 has it with one parameter
+
+#: Connections of a process at once, and those that it keeps open for later.
+MAX_CONNECTIONS, MAX_IDLE = 15, 5
+#: How long to wait for one while all are in use. Seconds.
+WAIT_SECONDS = 30.0
+#: PostgreSQL's codes of an error that goes away when the transaction runs again: serialization failure, deadlock, and
+#: the limits of the session (lock, statement, idle in transaction), which end what another process holds up.
+_RETRY_CODES = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
+_WRITE_TRIES = 4
+#: SQLite's codes of an error that goes away by itself, or with more room: busy, locked, read-only, I/O, full, can not
+#: open, and a WAL that many open at once.
+_SQLITE_AWAY = frozenset({5, 6, 8, 10, 13, 14, 15})
+#: How SQLite says that a table or a column is not there, and PostgreSQL's codes for it.
+_MISSING = ("no such table", "no such column", "has no column named")
+_MISSING_CODES = frozenset({"42P01", "42703"})
+#: How a transaction begins. SQLite's own deferred BEGIN loses updates between processes when it turns into a write.
+_BEGIN_WRITE, _BEGIN_READ = "BEGIN IMMEDIATE", "BEGIN"
 
 
 class Stale(Exception):
     """The change no longer applies (the run is over, its merge has begun): roll back, as if it had not been asked."""
-
-
-#: Seconds since the epoch on the database's clock. julianday has a resolution well below a millisecond.
-_NOW = {
-    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
-    "postgresql": "extract(epoch from clock_timestamp())::double precision",
-}
-#: How a transaction begins that writes. SQLite's own deferred BEGIN loses updates between processes.
-_BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
-#: And one that sees one moment. SQLite's does by itself, in WAL mode.
-_BEGIN_ONE_MOMENT = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
-#: PostgreSQL codes of an error that goes away when the transaction runs again: serialization failure, deadlock.
-_RETRY_CODES = frozenset({"40001", "40P01"})
-_WRITE_TRIES = 4
-#: A named parameter, and not a cast.
-NAMED = re.compile(r"(?<!:):([a-z_]+)")
 
 
 class Database:
@@ -45,57 +58,57 @@ class Database:
 
     Shared by the threads of a process, safe to inherit through a fork.
 
+    :param hold_seconds: on PostgreSQL, how long a transaction may stand idle, or wait for a lock, before the server
+        ends it; one statement may take nearly twice that. So a process that froze inside one does not hold up others.
+        None leaves that to the server.
     :raises InvalidSetting: for a URL that is not one of these.
+    :raises MissingExtra: where its driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, hold_seconds: float | None = None) -> None:
         self.url = url
-        self._address = Address.of(url)
-        self.dialect = self._address.dialect
-        self._pool = Pool(self._address)
+        self._url = DatabaseUrl.parse(url)
+        self.dialect = self._url.dialect
+        #: For migrations, and queries of one's own.
+        self.engine = self._make_engine(hold_seconds)
+        self._reads = self.engine.execution_options(begin=_BEGIN_READ)
+        if self.dialect == "postgresql":
+            self._reads = self._reads.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            self._single = self._reads
+        _databases.add(self)
 
     def __repr__(self) -> str:
-        return f"Database({self._address!r})"
-
-    @cached_property
-    def engine(self) -> sa.Engine:
-        """The same database for SQLAlchemy, which is loaded with it: for migrations, and queries of one's own."""
-        from celery_progress_ext.storage.alchemy import make_engine
-
-        return make_engine(self._address, self._pool)
-
-    def load_driver(self) -> None:
-        """Import the driver, which else comes with the first connection.
-
-        :raises MissingExtra: where it is not installed.
-        """
-        _ = self._address.driver
+        return f"<{self.dialect} database>"
 
     def dispose(self) -> None:
         """Close every connection of this process that is not in use."""
-        self._pool.close_idle()
-        if self._address.in_memory:
-            self.__dict__.pop("engine", None)  # its connection was that one
+        self.engine.dispose()
 
-    def connection(self) -> AbstractContextManager[Connection]:
-        """A connection on which each statement is a transaction of its own."""
-        return self._pool.connection()
-
-    def write(self, work: Callable[[Connection], T | None], *, single: bool = False) -> T | None:
+    def write(self, work: Callable[[Connection], T | None]) -> T | None:
         """Run ``work(conn)`` in one short transaction; None, and nothing changed, where it raises :class:`Stale`.
 
-        ``single`` says that on PostgreSQL it is one statement: that is a transaction without being told so.
-
-        It runs again where the database asks for that (a deadlock), and on a new connection where the old one broke
-        (a restart). Changes are guarded, so one that was committed after all takes no effect a second time.
+        It runs again where the database asks for that (a deadlock, a lock that was held too long), and on a new
+        connection where the old one broke (a restart). Where the answer to a COMMIT was lost, the server is asked
+        whether it took effect, so that a change recognises itself.
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
         :raises DatabaseAway: when it can not be reached, or is locked.
         :raises DatabaseError: whatever else it says.
         """
-        alone = single and self.dialect == "postgresql"
+        commit = _Commit[T]()
+
+        def once() -> T | None:
+            if commit.took_effect(self):
+                return commit.result
+            with self.engine.connect() as conn, _transaction(conn):
+                commit.result = work(conn)
+                commit.about_to_happen(conn)
+            return commit.result
+
         try:
-            return self._run(work, None if alone else _BEGIN[self.dialect], tries=_WRITE_TRIES)
+            return self._run(once, tries=_WRITE_TRIES)
         except Stale:
             return None
 
@@ -104,137 +117,169 @@ class Database:
 
         It runs again on a new connection where the old one broke. Raises as :meth:`write` does.
         """
-        return self._run(work, _BEGIN_ONE_MOMENT[self.dialect], tries=2)
 
-    def rows(self, query: str, /, **params: Any) -> list[Row]:
-        """All rows of a query. ``{now}`` in it is the database's clock. Raises as :meth:`write` does."""
-        return self._run(lambda conn: execute(conn, query, **params), None, tries=2)
+        def once() -> T:
+            with self._reads.connect() as conn, conn.begin():
+                return work(conn)
 
-    def row(self, query: str, /, **params: Any) -> Row | None:
-        """The first row of a query, or None."""
+        return self._run(once, tries=2)
+
+    def rows(self, query: sa.Executable, /, **params: Any) -> list[AnyRow]:
+        """All rows of one query. Raises as :meth:`write` does."""
+
+        def once() -> list[AnyRow]:
+            with self._single.connect() as conn:
+                return list(conn.execute(query, params))
+
+        return self._run(once, tries=2)
+
+    def row(self, query: sa.Executable, /, **params: Any) -> AnyRow | None:
+        """The first row of one query, or None."""
         found = self.rows(query, **params)
         return found[0] if found else None
 
-    def told(self, error: Exception, *, lost: bool = False) -> DatabaseError | DatabaseNotMigrated:
-        """What to raise for an error of the driver.
-
-        :param lost: the connection broke with it, whatever the driver calls it.
-        """
-        if _not_migrated(error):
+    def translate_error(self, error: sa.exc.SQLAlchemyError) -> ProgressError:
+        """The library's error for one of SQLAlchemy's."""
+        if isinstance(error, sa.exc.TimeoutError):
+            return DatabaseAway(
+                f"None of {self._limit} database connections of this process got free within {WAIT_SECONDS:g} s.",
+                orig=error,
+            )
+        cause = getattr(error, "orig", None) or error
+        if "invalid connection option" in str(cause):
+            return InvalidSetting(f"progress_database_url: {str(cause).strip()}")
+        if _not_migrated(cause):
             return DatabaseNotMigrated()
-        kind = DatabaseAway if lost or self._address.away(error) else DatabaseError
-        # The first line: the others are of the statement.
-        return kind(str(error).strip().split("\n", 1)[0], orig=error)
+        # The first line: the others are of the statement, and may show what is in the rows.
+        return (DatabaseAway if self._away(error) else DatabaseError)(self._sentence(cause), orig=cause)
 
-    def _run(self, work: Callable[[Connection], T], begin: str | None, *, tries: int) -> T:
-        for left in reversed(range(tries)):
-            try:
-                with self._pool.connection() as conn:
-                    if begin is None:
-                        return work(conn)
-                    with _transaction(conn, begin):
-                        return work(conn)
-            except Lost as lost:
-                if not left:
-                    raise self.told(lost.error, lost=True) from lost.error
-            except self._address.driver.Error as error:
-                if not left or getattr(error, "pgcode", None) not in _RETRY_CODES:
-                    raise self.told(error) from error
-            time.sleep(0.01 * 2 ** (tries - left - 1))
+    def _run(self, once: Callable[[], T], *, tries: int) -> T:
+        with undisturbed():
+            for left in reversed(range(tries)):
+                try:
+                    return once()
+                except sa.exc.SQLAlchemyError as error:
+                    again = getattr(error, "connection_invalidated", False) or _code(error) in _RETRY_CODES
+                    if not left or not again:
+                        raise self.translate_error(error) from getattr(error, "orig", None) or error
+                time.sleep(0.01 * 2 ** (tries - left - 1))
         raise AssertionError("unreachable")
+
+    def _away(self, error: sa.exc.SQLAlchemyError) -> bool:
+        if getattr(error, "connection_invalidated", False):
+            return True
+        if self.dialect == "sqlite":
+            return (getattr(getattr(error, "orig", None), "sqlite_errorcode", None) or 0) & 0xFF in _SQLITE_AWAY
+        return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+
+    def _sentence(self, cause: BaseException) -> str:
+        said = str(cause).strip().split("\n", 1)[0]
+        if self.dialect == "sqlite" and "locked" in said:
+            return f"{said}: another process has held SQLite's write lock for too long; it may be frozen"
+        return said
+
+    @property
+    def _limit(self) -> int:
+        return 1 if self._url.in_memory else MAX_CONNECTIONS
+
+    def _make_engine(self, hold_seconds: float | None) -> sa.Engine:
+        idle = min(MAX_IDLE, self._limit)
+        engine = sa.create_engine(
+            self._url.for_sqlalchemy,
+            connect_args=self._url.connect_args(hold_seconds),
+            poolclass=sa.QueuePool,
+            pool_size=idle,
+            max_overflow=self._limit - idle,
+            pool_timeout=WAIT_SECONDS,
+            # The one that was used last, so that others grow old and what they hold is not needed.
+            pool_use_lifo=True,
+            # Results and arguments as Celery's own JSON has them: UUIDs, datetimes and Decimals come back as they were.
+            json_serializer=dumps,
+            json_deserializer=loads,
+        )
+        if self.dialect == "sqlite":
+            sa.event.listen(engine, "connect", _set_up_sqlite)
+            sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+class _Commit(Generic[T]):
+    """What is known of a transaction whose COMMIT may have been lost on its way, or its answer."""
+
+    def __init__(self) -> None:
+        self.result: T | None = None
+        self._transaction: int | None = None
+
+    def about_to_happen(self, conn: Connection) -> None:
+        """Note the transaction's number, by which the server knows its fate."""
+        if conn.dialect.name == "postgresql":
+            self._transaction = conn.execute(_CURRENT_TRANSACTION).scalar_one()
+
+    def took_effect(self, database: Database) -> bool:
+        """Whether the transaction of the try before was committed after all."""
+        number, self._transaction = self._transaction, None
+        if number is None:
+            return False
+        with database.engine.connect() as conn, _transaction(conn):
+            return bool(conn.execute(_FATE, {"number": number}).scalar_one() == "committed")
+
+
+_CURRENT_TRANSACTION = sa.text("SELECT txid_current_if_assigned()")
+_FATE = sa.text("SELECT txid_status(:number)")
 
 
 @contextmanager
-def _transaction(conn: Connection, begin: str) -> Iterator[None]:
-    conn.run(begin)
+def _transaction(conn: Connection) -> Iterator[None]:
+    transaction = conn.begin()
     try:
         yield
-        conn.run("COMMIT")
+        transaction.commit()
     except BaseException:
-        # Where it broke, that fails too: the pool looks whether it is in a transaction still, and closes it.
+        # Where it broke, that fails too; SQLAlchemy invalidates the connection then.
         with suppress(Exception):
-            conn.run("ROLLBACK")
+            transaction.rollback()
         raise
 
 
-#: A row as a mapping from its column names.
-Row = dict[str, Any]
+def _set_up_sqlite(dbapi: Any, _record: Any) -> None:
+    # A transaction begins and ends only by a statement that says so.
+    dbapi.isolation_level = None
+    for pragma in _PRAGMAS:
+        dbapi.execute(f"PRAGMA {pragma}")
 
 
-@lru_cache(maxsize=512)
-def _statement(text: str, dialect: str) -> str:
-    text = text.replace("{now}", _NOW[dialect])
-    return text if dialect == "sqlite" else NAMED.sub(r"%(\1)s", text)
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "foreign_keys=ON",
+    # 256 KB, not 2 MB a connection: a change touches a few pages, and the system's cache has the others.
+    "cache_size=-256",
+)
 
 
-def execute(conn: Connection, text: str, /, **params: Any) -> list[Row]:
-    """One statement on ``conn``, and the rows that it returns. ``{now}`` in it is the database's clock.
-
-    :raises Error: the driver's.
-    """
-    cursor: Any = conn.cursor()
-    try:
-        cursor.execute(_statement(text, conn.dialect), params)
-        if cursor.description is None:
-            return []
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-    finally:
-        cursor.close()
+def _begin_sqlite(conn: Connection) -> None:
+    conn.exec_driver_sql(conn.get_execution_options().get("begin", _BEGIN_WRITE))
 
 
-def execute_one(conn: Connection, text: str, /, **params: Any) -> Row | None:
-    """One statement on ``conn``, and the first row that it returns."""
-    found = execute(conn, text, **params)
-    return found[0] if found else None
+def _code(error: BaseException) -> str | None:
+    """PostgreSQL's code of an error: psycopg2 calls it ``pgcode``, psycopg 3 ``sqlstate``."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
 
 
-def execute_prepared(conn: Connection, text: str, /, **params: Any) -> Row | None:
-    """:func:`execute_one` for a statement of PostgreSQL whose plan costs more than its work: planned once a connection.
-
-    The statement's name tells its text. So it does no harm that a pooler before the server (pgbouncer in transaction
-    mode) gives a connection on which it is not prepared yet, or was by somebody else; outside a transaction only, which
-    the error would end.
-    """
-    name, prepare, run = _prepared(text)
-    if name not in conn.prepared:
-        _prepare(conn, prepare)
-        conn.prepared.add(name)
-    try:
-        return execute_one(conn, run, **params)
-    except Exception as error:
-        if getattr(error, "pgcode", None) != _NOT_PREPARED:
-            raise
-    _prepare(conn, prepare)
-    return execute_one(conn, run, **params)
-
-
-_NOT_PREPARED, _PREPARED_ALREADY = "26000", "42P05"
-
-
-def _prepare(conn: Connection, prepare: str) -> None:
-    try:
-        execute(conn, prepare)
-    except Exception as error:
-        if getattr(error, "pgcode", None) != _PREPARED_ALREADY:
-            raise
-
-
-@lru_cache(maxsize=32)
-def _prepared(text: str) -> tuple[str, str, str]:
-    """Its name, the statement that prepares it, and the one that runs it, with named parameters."""
-    names = list(dict.fromkeys(NAMED.findall(text)))
-    name = "cpx_" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    numbered = NAMED.sub(lambda found: f"${names.index(found[1]) + 1}", text)
-    return name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({', '.join(':' + each for each in names)})"
-
-
-#: How SQLite says that a table or a column is not there, and PostgreSQL's codes for it.
-_MISSING = ("no such table", "no such column", "has no column named")
-_MISSING_CODES = frozenset({"42P01", "42703"})
-
-
-def _not_migrated(error: Exception) -> bool:
+def _not_migrated(error: BaseException) -> bool:
     """Whether an error means that the tables are missing or old."""
     text = str(error).lower()
-    return any(words in text for words in _MISSING) or getattr(error, "pgcode", None) in _MISSING_CODES
+    return any(words in text for words in _MISSING) or _code(error) in _MISSING_CODES
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The parent's connections stay the parent's: closing one here would end it there.
+    for database in list(_databases):
+        database.engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,85 +2,92 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import iso
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import Database, Row, execute
-from celery_progress_ext.storage.json_rows import json_rows
+from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.expressions import now, rows_of
+from celery_progress_ext.storage.json import dumps
+from celery_progress_ext.storage.rows import ChunkRow, JobRow
+from celery_progress_ext.storage.schema import job_events as events
 
-_INSERT = """
-INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, message, eta_finish_at)
-VALUES (:job_id, :version, :type, {now}, :chunk_index, :attempt, :message, :eta)
-"""
+_RECORD = sa.insert(events).values(at=now())
 
 
 def record(
     conn: Connection,
-    job: Row,
+    job: JobRow,
     type: EventType,
     *,
     chunk_index: int | None = None,
     attempt: int | None = None,
     message: str | None = None,
-    eta: float | None = None,
 ) -> None:
-    """Append one event, in the transaction of the change that it tells, with the version that change made."""
-    execute(
-        conn,
-        _INSERT,
-        job_id=job["id"],
-        version=job["version"],
-        type=type.value,
-        chunk_index=chunk_index,
-        attempt=attempt,
-        message=message,
-        eta=eta,
+    """Append one event, in the transaction of the change that it records, with the version that change made."""
+    conn.execute(
+        _RECORD,
+        {
+            "job_id": job.id,
+            "version": job.version,
+            "type": type.value,
+            "chunk_index": chunk_index,
+            "attempt": attempt,
+            "message": message,
+        },
     )
 
 
-_INSERT_COMPLETIONS = {
-    dialect: f"""
-    INSERT INTO job_events (job_id, version, type, at, chunk_index, attempt, eta_finish_at)
-    SELECT :job_id, version, '{EventType.CHUNK_COMPLETED}', {{now}}, chunk_index, attempt,
-        CAST(:eta AS double precision)
-    FROM {json_rows(dialect, version="bigint", chunk_index="integer", attempt="integer")} AS told ORDER BY version
+_COMPLETED = rows_of("completed", "completed")
+_VERSION = _COMPLETED.c.value["version"].as_integer()
+_RECORD_COMPLETIONS = sa.insert(events).from_select(
+    ["job_id", "version", "type", "at", "chunk_index", "attempt", "eta_finish_at"],
+    sa.select(
+        sa.bindparam("of_job", type_=sa.String),
+        _VERSION,
+        sa.literal_column(f"'{EventType.CHUNK_COMPLETED.value}'"),
+        now(),
+        _COMPLETED.c.value["chunk_index"].as_integer(),
+        _COMPLETED.c.value["attempt"].as_integer(),
+        sa.cast(sa.bindparam("eta", type_=sa.Double), sa.Double),
+    ).order_by(_VERSION),
+)
+
+
+def record_completions(conn: Connection, job: JobRow, chunks: Sequence[ChunkRow], *, eta: float | None) -> None:
+    """Append an event for each chunk of one change, whose last version is the job's; each has a version of its own.
+
+    :param eta: the finish time that was given last.
     """
-    for dialect in ("sqlite", "postgresql")
-}
-
-
-def record_completions(conn: Connection, job: Row, chunks: Sequence[Row], *, eta: float | None) -> None:
-    """Append an event for each chunk of one change, whose last version is the job's; each has a version of its own."""
-    first = job["version"] - len(chunks) + 1
-    rows = [
-        {"version": version, "chunk_index": chunk["chunk_index"], "attempt": chunk["attempt"]}
+    first = job.version - len(chunks) + 1
+    completed = [
+        {"version": version, "chunk_index": chunk.chunk_index, "attempt": chunk.attempt}
         for version, chunk in enumerate(chunks, first)
     ]
-    execute(conn, _INSERT_COMPLETIONS[conn.dialect], job_id=job["id"], rows=json.dumps(rows), eta=eta)
+    conn.execute(_RECORD_COMPLETIONS, {"of_job": job.id, "completed": dumps(completed), "eta": eta})
+
+
+_READ = (
+    sa.select(
+        events.c.version,
+        events.c.type,
+        events.c.at,
+        events.c.chunk_index,
+        events.c.attempt,
+        events.c.message,
+        events.c.eta_finish_at,
+    )
+    .where(events.c.job_id == sa.bindparam("of_job"), events.c.version > sa.bindparam("after"))
+    .order_by(events.c.version, events.c.id)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
 
 
 def read(database: Database, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
     """Events of a job with a version above ``after``, oldest first."""
-    rows = database.rows(
-        """SELECT version, type, at, chunk_index, attempt, message, eta_finish_at FROM job_events
-           WHERE job_id = :job_id AND version > :after ORDER BY version, id LIMIT :limit""",
-        job_id=job_id,
-        after=after,
-        limit=limit,
-    )
-    return [
-        {
-            "version": row["version"],
-            "type": row["type"],
-            "at": iso(row["at"]),
-            "chunk_index": row["chunk_index"],
-            "attempt": row["attempt"],
-            "message": row["message"],
-            "eta_finish_at": iso(row["eta_finish_at"]),
-        }
-        for row in rows
-    ]
+    rows = database.rows(_READ, of_job=job_id, after=after, limit=limit)
+    return [{**row._mapping, "at": iso(row.at), "eta_finish_at": iso(row.eta_finish_at)} for row in rows]

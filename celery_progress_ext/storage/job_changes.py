@@ -1,32 +1,37 @@
-"""Guarded changes of a job as a whole: created, cancelled, failed, retried, or told its stage by hand."""
+"""Guarded changes of a job as a whole: created, cancelled, failed, retried, or given a status by hand."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_progress_ext.chunks import Chunk
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from celery_progress_ext.chunks import UNFINISHED, Chunk, ChunkStatus
 from celery_progress_ext.history import EventType
-from celery_progress_ext.jobs import BY_HAND, JOB_TRANSITIONS, RETRYABLE, JobStatus
+from celery_progress_ext.jobs import JOB_TRANSITIONS, MANUAL_TRANSITIONS, RETRYABLE, JobStatus
 from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlier
 from celery_progress_ext.stages import stage as stage_row
-from celery_progress_ext.storage import events as history
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.counters import message_sql
-from celery_progress_ext.storage.database import Database, Row, Stale, execute, execute_one
-from celery_progress_ext.storage.json_rows import json_rows
+from celery_progress_ext.storage import events
+from celery_progress_ext.storage.counters import COUNTERS, stage_message
+from celery_progress_ext.storage.database import Database, Stale
+from celery_progress_ext.storage.expressions import now
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, has_status, is_status, unfinished
+from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import processing_jobs as jobs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewChunk:
-    """A chunk before it is published: its range, its task id and the signature it is sent with, as JSON."""
+    """A chunk before it is published: its range, its task id and the signature that it is sent with."""
 
     id: str
     chunk: Chunk
     task_id: str
-    signature: str
+    signature: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,77 +49,71 @@ class NewJob:
     chunks: Sequence[NewChunk]
 
 
-_INSERT_JOB = """
-INSERT INTO processing_jobs (id, matter_id, document_id, status, stage_name, stage, metadata, unit, on_chunk_failure,
-    total_chunks, pending_chunks, pages_total, body_signature, body_task_id, created_at, updated_at)
-VALUES (:id, :matter_id, :document_id, 'PENDING', :stage_name, :stage, :metadata, :unit, :on_chunk_failure,
-    :total, :total, :pages, :body_signature, :body_task_id, {now}, {now})
-ON CONFLICT (id) DO NOTHING
-RETURNING *, {now} AS now
-"""
-_INSERT_CHUNKS = {
-    dialect: f"""
-    INSERT INTO document_ocr_chunks (id, job_id, document_id, chunk_index, page_start, page_end, status, task_id,
-        signature, leased_until)
-    SELECT chunk_id, :job_id, :document_id, place, first, last, 'pending', sent_as, {sent}, {{now}} + :due
-    FROM {json_rows(dialect, chunk_id="text", place="int", first="int", last="int", sent_as="text", sent="text")} AS new
-    """
-    for dialect, sent in (("sqlite", "sent"), ("postgresql", "CAST(sent AS jsonb)"))
+_OF_JOB = sa.bindparam("of_job", type_=sa.String)
+_INSERT_JOB: dict[str, Any] = {
+    "sqlite": sqlite.insert(jobs),
+    "postgresql": postgresql.insert(jobs),
 }
+_CREATE = {
+    dialect: insert.values(created_at=now(), updated_at=now())
+    .on_conflict_do_nothing(index_elements=[jobs.c.id])
+    .returning(*JOB_COLUMNS)
+    for dialect, insert in _INSERT_JOB.items()
+}
+_INSERT_CHUNK = sa.insert(chunks).values(leased_until=now() + sa.bindparam("new_due", type_=sa.Double))
 #: Rows whose JSON is in memory at once.
 _BATCH = 200
 
 
-def create(conn: Connection, new: NewJob, *, due: float) -> Row | None:
+def create(conn: Connection, new: NewJob, *, due: float) -> JobRow | None:
     """Insert the job and its chunks; each chunk should be started within ``due`` seconds.
 
     None where the job exists already: a chain's step that a redelivery runs again.
     """
     queued = stage_row(StageName.QUEUED)
-    job = execute_one(
-        conn,
-        _INSERT_JOB,
-        id=new.id,
-        matter_id=new.matter_id,
-        document_id=new.document_id,
-        stage_name=queued.name.value,
-        stage=queued.format(total=len(new.chunks)),
-        metadata=json.dumps(dict(new.metadata)),
-        unit=new.unit,
-        on_chunk_failure=new.on_chunk_failure,
-        total=len(new.chunks),
-        pages=sum(row.chunk.pages for row in new.chunks),
-        body_signature=json.dumps(new.body_signature),
-        body_task_id=new.body_task_id,
-    )
-    if job is None:
+    row = conn.execute(
+        _CREATE[conn.dialect.name],
+        {
+            "id": new.id,
+            "matter_id": new.matter_id,
+            "document_id": new.document_id,
+            "status": JobStatus.PENDING.value,
+            "stage_name": queued.name.value,
+            "stage": queued.format(total=len(new.chunks)),
+            "metadata": dict(new.metadata),
+            "unit": new.unit,
+            "on_chunk_failure": new.on_chunk_failure,
+            "total_chunks": len(new.chunks),
+            "pending_chunks": len(new.chunks),
+            "pages_total": sum(row.chunk.pages for row in new.chunks),
+            "body_signature": new.body_signature,
+            "body_task_id": new.body_task_id,
+        },
+    ).first()
+    if row is None:
         return None
     for first in range(0, len(new.chunks), _BATCH):
-        rows = [
-            {
-                "chunk_id": row.id,
-                "place": row.chunk.index,
-                "first": row.chunk.page_start,
-                "last": row.chunk.page_end,
-                "sent_as": row.task_id,
-                "sent": row.signature,
-            }
-            for row in new.chunks[first : first + _BATCH]
-        ]
-        execute(
-            conn,
-            _INSERT_CHUNKS[conn.dialect],
-            job_id=new.id,
-            document_id=new.document_id,
-            due=due,
-            rows=json.dumps(rows),
+        conn.execute(
+            _INSERT_CHUNK,
+            [
+                {
+                    "id": row.id,
+                    "job_id": new.id,
+                    "document_id": new.document_id,
+                    "chunk_index": row.chunk.index,
+                    "page_start": row.chunk.page_start,
+                    "page_end": row.chunk.page_end,
+                    "status": ChunkStatus.PENDING.value,
+                    "task_id": row.task_id,
+                    "signature": row.signature,
+                    "new_due": due,
+                }
+                for row in new.chunks[first : first + _BATCH]
+            ],
         )
-    history.record(conn, job, EventType.JOB_CREATED)
+    job = JobRow.of(row)
+    events.record(conn, job, EventType.JOB_CREATED)
     return job
-
-
-def _statuses(statuses: frozenset[JobStatus]) -> str:
-    return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,24 +123,72 @@ class Ended:
     Read in the same transaction: a retry that comes right after it sends tasks of its own, which are not to be stopped.
     """
 
-    job: Row
+    job: JobRow
     task_ids: list[str]
 
 
-_STILL_SENT = "SELECT task_id FROM document_ocr_chunks WHERE job_id = :id AND status = 'pending'"
-_UNFINISHED = """
-UPDATE document_ocr_chunks SET status = 'pending', leased_until = NULL, started_at = NULL, progressed_at = NULL
-WHERE job_id = :id AND status = 'processing'
-"""
-_END = """
-UPDATE processing_jobs SET status = :status, error = :error, pending_chunks = pending_chunks + processing_chunks,
-    processing_chunks = 0, body_leased_until = NULL, body_due_at = NULL, chord_intact = FALSE_,
-    finished_at = {now}, updated_at = {now}, version = version + 1
-WHERE id = :id AND status IN (LEGAL) AND body_attempt = COALESCE(:body_attempt, body_attempt)
-RETURNING *, {now} AS now
-"""
-_END_SQL = {
-    status: _END.replace("LEGAL", _statuses(JOB_TRANSITIONS[status])).replace("FALSE_", "(1 = 0)")
+_LOCK_UNFINISHED = (
+    sa.select(chunks.c.task_id).where(chunks.c.job_id == _OF_JOB, unfinished).order_by(chunks.c.id).with_for_update()
+)
+_LOCK_JOB = sa.select(jobs.c.id).where(jobs.c.id == _OF_JOB).with_for_update()
+
+
+def lock_run(conn: Connection, job_id: str) -> list[str]:
+    """Lock every chunk of a job that is unfinished, then the job; the tasks of those chunks.
+
+    From here to the end of the transaction no start, completion or failure of the run is half seen: one that began
+    before is waited for, and one that comes later finds what this transaction made of the job.
+    """
+    tasks = list(conn.execute(_LOCK_UNFINISHED, {"of_job": job_id}).scalars())
+    conn.execute(_LOCK_JOB, {"of_job": job_id})
+    return tasks
+
+
+_FAILS_WITH_A_CHUNK = sa.select(jobs.c.id).where(jobs.c.id == _OF_JOB, jobs.c.on_chunk_failure == "fail")
+
+
+def lock_run_that_fails(conn: Connection, job_id: str) -> None:
+    """:func:`lock_run` for a job that its first failed chunk ends: chunks can not be locked after the job any more."""
+    if conn.execute(_FAILS_WITH_A_CHUNK, {"of_job": job_id}).first() is not None:
+        lock_run(conn, job_id)
+
+
+def _recounted(status: ChunkStatus) -> sa.ScalarSelect[int]:
+    return (
+        sa.select(sa.func.count())
+        .select_from(chunks)
+        .where(chunks.c.job_id == jobs.c.id, is_status(chunks.c.status, status))
+        .scalar_subquery()
+    )
+
+
+_RECOUNT = {column: _recounted(status) for status, column in COUNTERS.items() if status in UNFINISHED}
+_HAND_BACK = (
+    sa.update(chunks)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
+    .values(status=ChunkStatus.PENDING.value, leased_until=None, started_at=None, progressed_at=None)
+)
+_END = {
+    status: sa.update(jobs)
+    .where(
+        jobs.c.id == _OF_JOB,
+        has_status(jobs.c.status, JOB_TRANSITIONS[status]),
+        jobs.c.body_attempt == sa.func.coalesce(sa.bindparam("of_attempt", type_=sa.Integer), jobs.c.body_attempt),
+    )
+    .values(
+        {
+            jobs.c.status: status.value,
+            jobs.c.error: sa.bindparam("new_error", type_=sa.Text),
+            **_RECOUNT,
+            jobs.c.body_leased_until: None,
+            jobs.c.body_due_at: None,
+            jobs.c.chord_intact: False,
+            jobs.c.finished_at: now(),
+            jobs.c.updated_at: now(),
+            jobs.c.version: jobs.c.version + 1,
+        }
+    )
+    .returning(*JOB_COLUMNS)
     for status in (JobStatus.FAILED, JobStatus.CANCELLED)
 }
 _END_EVENTS = {JobStatus.FAILED: EventType.JOB_FAILED, JobStatus.CANCELLED: EventType.JOB_CANCELLED}
@@ -152,77 +199,131 @@ def end(
 ) -> Ended:
     """End a run before its merge is done: FAILED or CANCELLED. What was finished is kept.
 
-    Chunks are locked before the job, here and everywhere, so that two changes do not wait for each other.
-
     :raises Stale: where the job is not active, or ``body_attempt`` is out of date.
     """
-    execute(conn, _UNFINISHED, id=job_id)
-    job = execute_one(conn, _END_SQL[status], id=job_id, status=status.value, error=error, body_attempt=body_attempt)
-    if job is None:
+    tasks = lock_run(conn, job_id)
+    conn.execute(_HAND_BACK, {"of_job": job_id})
+    row = conn.execute(_END[status], {"of_job": job_id, "new_error": error, "of_attempt": body_attempt}).first()
+    if row is None:
         raise Stale
-    history.record(conn, job, _END_EVENTS[status], message=error)
-    chunks = execute(conn, _STILL_SENT, id=job_id)
-    return Ended(job=job, task_ids=[*(row["task_id"] for row in chunks), job["body_task_id"]])
+    job = JobRow.of(row)
+    events.record(conn, job, _END_EVENTS[status], message=error)
+    return Ended(job=job, task_ids=[*tasks, job.body_task_id])
 
 
 #: A worker keeps 50,000 (``CELERY_WORKER_REVOKES_MAX``), of every application.
 _CALLED_OFF_LIMIT = 10_000
-_CALLED_OFF = f"""
-SELECT c.task_id FROM processing_jobs j JOIN document_ocr_chunks c ON c.job_id = j.id AND c.status = 'pending'
-WHERE j.status IN ({_statuses(frozenset(_END_SQL))}) AND j.finished_at > {{now}} - :seconds
-ORDER BY j.finished_at DESC LIMIT {_CALLED_OFF_LIMIT}
-"""
+_CALLED_OFF = (
+    sa.select(chunks.c.task_id)
+    .join(jobs, jobs.c.id == chunks.c.job_id)
+    .where(
+        is_status(chunks.c.status, ChunkStatus.PENDING),
+        has_status(jobs.c.status, frozenset(_END)),
+        jobs.c.finished_at > now() - sa.bindparam("seconds", type_=sa.Double),
+    )
+    .order_by(jobs.c.finished_at.desc())
+    .limit(_CALLED_OFF_LIMIT)
+)
 
 
 def called_off(database: Database, *, seconds: float) -> list[str]:
     """Chunks' tasks of runs that were ended within the last ``seconds``; their messages may still be in the queue."""
-    return [row["task_id"] for row in database.rows(_CALLED_OFF, seconds=seconds)]
+    return [row.task_id for row in database.rows(_CALLED_OFF, seconds=seconds)]
 
 
-_REOPEN_CHUNKS = """
-UPDATE document_ocr_chunks SET status = 'pending', dispatches = dispatches + 1, tries = 0, error = NULL,
-    leased_until = {now} + :due, task_id = id || '.' || CAST(dispatches + 1 AS TEXT),
-    started_at = NULL, progressed_at = NULL, finished_at = NULL
-WHERE job_id = :id AND status IN ('failed', 'pending')
-"""
-_REOPEN = f"""
-UPDATE processing_jobs SET status = 'PROCESSING', stage_name = '{StageName.CHUNK_PROCESSING}',
-    stage = {message_sql(stage_row(StageName.CHUNK_PROCESSING), completed="completed_chunks", total="total_chunks")},
-    error = NULL, finished_at = NULL, merge_started_at = NULL, merge_pages_done = 0,
-    pending_chunks = pending_chunks + failed_chunks, failed_chunks = 0,
-    body_attempt = body_attempt + 1, body_tries = 0, body_leased_until = NULL,
-    body_due_at = CASE WHEN completed_chunks = total_chunks THEN {{now}} ELSE NULL END,
-    run = run + 1, updated_at = {{now}}, version = version + 1
-WHERE id = :id AND status IN ({_statuses(RETRYABLE)})
-RETURNING *, {{now}} AS now
-"""
+_REOPENED = UNFINISHED | {ChunkStatus.FAILED}
+_LOCK_REOPENED = (
+    sa.select(chunks.c.id)
+    .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, _REOPENED))
+    .order_by(chunks.c.id)
+    .with_for_update()
+)
+_REOPEN_CHUNKS = (
+    sa.update(chunks)
+    .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, _REOPENED))
+    .values(
+        {
+            chunks.c.status: ChunkStatus.PENDING.value,
+            chunks.c.dispatches: chunks.c.dispatches + 1,
+            chunks.c.tries: 0,
+            chunks.c.error: None,
+            chunks.c.leased_until: now() + sa.bindparam("new_due", type_=sa.Double),
+            # As `ids.chunk_task_id` has it.
+            chunks.c.task_id: chunks.c.id.concat(".").concat(sa.cast(chunks.c.dispatches + 1, sa.Text)),
+            chunks.c.started_at: None,
+            chunks.c.progressed_at: None,
+            chunks.c.finished_at: None,
+        }
+    )
+)
+_REOPEN = (
+    sa.update(jobs)
+    .where(jobs.c.id == _OF_JOB, has_status(jobs.c.status, RETRYABLE))
+    .values(
+        {
+            jobs.c.status: JobStatus.PROCESSING.value,
+            jobs.c.stage_name: StageName.CHUNK_PROCESSING.value,
+            jobs.c.stage: stage_message(
+                stage_row(StageName.CHUNK_PROCESSING), completed=jobs.c.completed_chunks, total=jobs.c.total_chunks
+            ),
+            jobs.c.error: None,
+            jobs.c.finished_at: None,
+            jobs.c.merge_started_at: None,
+            jobs.c.merge_pages_done: 0,
+            **_RECOUNT,
+            jobs.c.failed_chunks: 0,
+            jobs.c.body_attempt: jobs.c.body_attempt + 1,
+            jobs.c.body_tries: 0,
+            jobs.c.body_leased_until: None,
+            jobs.c.body_due_at: sa.case((jobs.c.completed_chunks == jobs.c.total_chunks, now()), else_=None),
+            jobs.c.run: jobs.c.run + 1,
+            jobs.c.updated_at: now(),
+            jobs.c.version: jobs.c.version + 1,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 
 
-def reopen(conn: Connection, job_id: str, *, due: float) -> Row:
+def reopen(conn: Connection, job_id: str, *, due: float) -> JobRow:
     """Begin a new run of what did not finish. The caller sends its chunks; each should be started in ``due`` seconds.
 
-    It takes a body attempt of its own, so that what a merge of the run before still says is out of date.
+    It takes a body attempt of its own, so that what a merge of the run before still reports is out of date.
 
     :raises Stale: where the job may not be retried, as for the second of two people who press retry.
     """
-    execute(conn, _REOPEN_CHUNKS, id=job_id, due=due)
-    job = execute_one(conn, _REOPEN, id=job_id)
-    if job is None:
+    conn.execute(_LOCK_REOPENED, {"of_job": job_id})
+    conn.execute(_LOCK_JOB, {"of_job": job_id})
+    conn.execute(_REOPEN_CHUNKS, {"of_job": job_id, "new_due": due})
+    row = conn.execute(_REOPEN, {"of_job": job_id}).first()
+    if row is None:
         raise Stale
-    history.record(conn, job, EventType.JOB_RETRIED)
+    job = JobRow.of(row)
+    events.record(conn, job, EventType.JOB_RETRIED)
     return job
 
 
-_STATUS = """
-UPDATE processing_jobs SET status = :status, stage = :stage, stage_name = :stage_name,
-    progress_pct = CASE WHEN :pct > progress_pct THEN :pct ELSE progress_pct END,
-    metadata = :metadata, error = COALESCE(:error, error),
-    finished_at = CASE WHEN :terminal = 1 THEN {now} ELSE finished_at END,
-    updated_at = {now}, version = version + 1
-WHERE id = :id AND version = :version
-RETURNING *, {now} AS now
-"""
-_BY_ID = "SELECT * FROM processing_jobs WHERE id = :id"
+_BY_ID = sa.select(*JOB_COLUMNS).where(jobs.c.id == _OF_JOB)
+_UPDATE_STATUS = (
+    sa.update(jobs)
+    .where(jobs.c.id == _OF_JOB, jobs.c.version == sa.bindparam("of_version"))
+    .values(
+        {
+            jobs.c.status: sa.bindparam("new_status"),
+            jobs.c.stage: sa.bindparam("new_stage"),
+            jobs.c.stage_name: sa.bindparam("new_stage_name"),
+            jobs.c.progress_pct: sa.bindparam("new_pct"),
+            jobs.c.metadata: sa.bindparam("new_metadata", type_=jobs.c.metadata.type),
+            jobs.c.error: sa.func.coalesce(sa.bindparam("new_error", type_=sa.Text), jobs.c.error),
+            jobs.c.finished_at: sa.case(
+                (sa.bindparam("new_terminal", type_=sa.Boolean), now()), else_=jobs.c.finished_at
+            ),
+            jobs.c.updated_at: now(),
+            jobs.c.version: jobs.c.version + 1,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
 _UPDATE_TRIES = 20
 
 
@@ -235,35 +336,39 @@ def update_status(
     progress_pct: int | None,
     metadata: Mapping[str, Any] | None,
     error: str | None,
-) -> Row | None:
-    """What a caller says of a job it tracks by hand; None where the transition is not legal or the job unknown.
+) -> JobRow | None:
+    """What a caller says of a job that it tracks by hand; None where the transition is not legal or the job unknown.
 
     The percent never goes down, a stage never goes back to an earlier one, and metadata is merged.
     """
     for _ in range(_UPDATE_TRIES):
-        row = execute_one(conn, _BY_ID, id=job_id)
-        if row is None or JobStatus(row["status"]) not in BY_HAND[status]:
+        found = conn.execute(_BY_ID, {"of_job": job_id}).first()
+        if found is None:
             return None
-        merged = {**as_json(row["metadata"]), **(metadata or {})}
-        name = _stage_name(stage, row["stage_name"])
-        if stage is None or earlier(name, row["stage_name"]):
-            stage, name = row["stage"], row["stage_name"]
-        updated = execute_one(
-            conn,
-            _STATUS,
-            id=job_id,
-            version=row["version"],
-            status=status.value,
-            stage=stage,
-            stage_name=name,
-            pct=progress_pct if progress_pct is not None else row["progress_pct"],
-            metadata=json.dumps(merged),
-            error=error,
-            terminal=int(status.terminal),
-        )
+        row = JobRow.of(found)
+        if row.status not in MANUAL_TRANSITIONS[status]:
+            return None
+        name = _stage_name(stage, row.stage_name)
+        if stage is None or earlier(name, row.stage_name):
+            stage, name = row.stage, row.stage_name
+        updated = conn.execute(
+            _UPDATE_STATUS,
+            {
+                "of_job": job_id,
+                "of_version": row.version,
+                "new_status": status.value,
+                "new_stage": stage,
+                "new_stage_name": name,
+                "new_pct": max(row.progress_pct, progress_pct or 0),
+                "new_metadata": {**row.metadata, **(metadata or {})},
+                "new_error": error,
+                "new_terminal": status.terminal,
+            },
+        ).first()
         if updated is not None:
-            history.record(conn, updated, EventType.STATUS_UPDATED, message=updated["stage"])
-            return updated
+            job = JobRow.of(updated)
+            events.record(conn, job, EventType.STATUS_UPDATED, message=job.stage)
+            return job
     return None
 
 
@@ -279,8 +384,3 @@ def _stage_name(message: str | None, current: str) -> str:
 
 def _matches(row: Stage, message: str) -> bool:
     return message.startswith(row.message.split("{", 1)[0])
-
-
-def as_json(value: Any) -> Any:
-    """A JSON column of a textual query: PostgreSQL's driver has parsed it, SQLite's has not."""
-    return json.loads(value) if isinstance(value, str) else value

@@ -32,6 +32,9 @@ def migrate(database: Database) -> str:
     try:
         with database.engine.begin() as connection:
             if database.dialect == "postgresql":
+                # A large table takes longer than any write of the library may.
+                connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+                connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             found = _current(connection)
             if found is not None and found not in known():
@@ -39,7 +42,7 @@ def migrate(database: Database) -> str:
                 return found
             command.upgrade(config(connection), "head")
     except sa.exc.DBAPIError as error:
-        raise database.told(error.orig if isinstance(error.orig, Exception) else error) from error
+        raise database.translate_error(error) from error
     return head()
 
 

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from importlib.resources import files
 
+import sqlalchemy as sa
+
 from celery_progress_ext.exceptions import DatabaseNotMigrated
 from celery_progress_ext.storage.database import Database
 
@@ -25,10 +27,10 @@ def usable(database: Database) -> bool:
 def current(database: Database) -> str | None:
     """The revision that the database is at; None where the tables are missing."""
     try:
-        row = database.row(f"SELECT version_num FROM {VERSION_TABLE}")
+        row = database.row(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
     except DatabaseNotMigrated:
         return None
-    return None if row is None else str(row["version_num"])
+    return None if row is None else str(row.version_num)
 
 
 def head() -> str:

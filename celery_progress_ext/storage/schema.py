@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+
+from celery_progress_ext.storage.expressions import JSON
 
 metadata = sa.MetaData(
     naming_convention={
@@ -15,9 +16,6 @@ metadata = sa.MetaData(
 )
 
 
-_JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-
-
 def _count(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.Integer, nullable=False, server_default="0")
 
@@ -27,8 +25,7 @@ def _real(name: str) -> sa.Column[float]:
 
 
 #: A job that ended, or ended again after a retry, since it was audited; in the words of an index.
-UNAUDITED = "finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version"
-_UNAUDITED = sa.text(UNAUDITED)
+unaudited = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
 
 processing_jobs = sa.Table(
     "processing_jobs",
@@ -40,7 +37,7 @@ processing_jobs = sa.Table(
     sa.Column("stage_name", sa.String(32), nullable=False),
     sa.Column("stage", sa.Text, nullable=False),
     sa.Column("progress_pct", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("metadata", _JSON, nullable=False),
+    sa.Column("metadata", JSON, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("unit", sa.String(32), nullable=False, server_default="pages"),
     # What a failed chunk means: 'partial' (the others go on) or 'fail'.
@@ -59,7 +56,7 @@ processing_jobs = sa.Table(
     sa.Column("run", sa.Integer, nullable=False, server_default="1"),
     # Whether Celery's own chord can still publish the body: no header task failed or was sent again.
     sa.Column("chord_intact", sa.Boolean, nullable=False, server_default=sa.true()),
-    sa.Column("body_signature", _JSON, nullable=False),
+    sa.Column("body_signature", JSON, nullable=False),
     sa.Column("body_task_id", sa.String(255), nullable=False),
     _count("body_attempt"),
     _count("body_tries"),
@@ -87,7 +84,7 @@ processing_jobs = sa.Table(
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
     # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same words.
-    sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=_UNAUDITED, postgresql_where=_UNAUDITED),
+    sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=unaudited, postgresql_where=unaudited),
 )
 
 document_ocr_chunks = sa.Table(
@@ -107,9 +104,9 @@ document_ocr_chunks = sa.Table(
     # How often the chunk was sent to the broker; part of the task id of the newest message.
     sa.Column("dispatches", sa.Integer, nullable=False, server_default="1"),
     sa.Column("task_id", sa.String(255), nullable=False),
-    sa.Column("signature", _JSON, nullable=False),
+    sa.Column("signature", JSON, nullable=False),
     # What the task returned, where that is small JSON: the body can then run without the result backend.
-    sa.Column("result", _JSON),
+    sa.Column("result", JSON),
     # processing: alive until then. pending: should have been started by then.
     sa.Column("leased_until", sa.Double),
     sa.Column("started_at", sa.Double),

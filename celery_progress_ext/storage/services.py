@@ -7,22 +7,53 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import sqlalchemy as sa
+
 from celery_progress_ext.chunks import ChunkProgress
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus, iso
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.storage import chunk_changes as chunk_writes
-from celery_progress_ext.storage import events as history
-from celery_progress_ext.storage import job_changes as job_writes
+from celery_progress_ext.storage import chunk_changes, events, job_changes
 from celery_progress_ext.storage.database import Database
-from celery_progress_ext.storage.snapshots import Snapshots, chunk_progress
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow
+from celery_progress_ext.storage.schema import document_ocr_chunks, processing_jobs
+from celery_progress_ext.storage.snapshots import Snapshots
 
 #: Rows as a program reads them; an alias, since `JobTrackingService.list` hides the type in the class.
 Rows = list[dict[str, Any]]
 SnapshotList = list[JobSnapshot]
 
 logger = get_logger(__name__)
+
+_JOBS, _CHUNK = processing_jobs.c, document_ocr_chunks.c
+_NEWEST_OF_DOCUMENT = (
+    sa.select(*JOB_COLUMNS)
+    .where(_JOBS.document_id == sa.bindparam("of_document", type_=sa.String))
+    .order_by(_JOBS.created_at.desc())
+    .limit(1)
+)
+_TIMES = ("started_at", "progressed_at", "finished_at", "leased_until")
+_CHUNKS = (
+    sa.select(
+        _CHUNK.id,
+        _CHUNK.chunk_index,
+        _CHUNK.page_start,
+        _CHUNK.page_end,
+        _CHUNK.status,
+        _CHUNK.attempt,
+        _CHUNK.dispatches,
+        _CHUNK.task_id,
+        _CHUNK.pages_done,
+        *(_CHUNK[name] for name in _TIMES),
+        _CHUNK.error,
+        _CHUNK.worker,
+    )
+    .where(_CHUNK.job_id == sa.bindparam("of_job", type_=sa.String))
+    .order_by(_CHUNK.chunk_index)
+)
+_JOB_EXISTS = sa.select(sa.literal(1)).where(_JOBS.id == sa.bindparam("of_job", type_=sa.String))
+_CHUNK_EXISTS = sa.select(sa.literal(1)).where(_CHUNK.id == sa.bindparam("of_chunk", type_=sa.String))
 
 
 def _from_environment() -> tuple[Database, Snapshots]:
@@ -73,30 +104,22 @@ class JobTrackingService(_Service):
 
     def latest_for_document(self, document_id: str) -> JobSnapshot | None:
         """The newest job over a document."""
-        row = self._database.row(
-            "SELECT id FROM processing_jobs WHERE document_id = :id ORDER BY created_at DESC LIMIT 1", id=document_id
-        )
-        return None if row is None else self._snapshots.get(row["id"])
+        row = self._database.row(_NEWEST_OF_DOCUMENT, of_document=document_id)
+        return None if row is None else self._snapshots.of(JobRow.of(row))
 
     def chunks(self, job_id: str) -> Rows:
         """The chunk rows of a job in order: index, range, status, attempt, pages done, times, error.
 
         :raises JobNotFound: when there is no such job.
         """
-        rows = self._database.rows(
-            """SELECT id, chunk_index, page_start, page_end, status, attempt, dispatches, task_id, pages_done,
-                      started_at, progressed_at, finished_at, leased_until, error, worker
-               FROM document_ocr_chunks WHERE job_id = :id ORDER BY chunk_index""",
-            id=job_id,
-        )
-        if not rows and self._database.row("SELECT 1 AS found FROM processing_jobs WHERE id = :id", id=job_id) is None:
+        rows = self._database.rows(_CHUNKS, of_job=job_id)
+        if not rows and self._database.row(_JOB_EXISTS, of_job=job_id) is None:
             raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
-        times = ("started_at", "progressed_at", "finished_at", "leased_until")
-        return [{name: iso(row[name]) if name in times else row[name] for name in row} for row in rows]
+        return [{name: iso(value) if name in _TIMES else value for name, value in row._mapping.items()} for row in rows]
 
     def history(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Rows:
         """What happened to a job, oldest first, with versions above ``after``."""
-        return history.read(self._database, job_id, after=after, limit=limit)
+        return events.read(self._database, job_id, after=after, limit=limit)
 
     def update(
         self,
@@ -113,7 +136,7 @@ class JobTrackingService(_Service):
         The percent never goes down; metadata is merged into what is there.
         """
         row = self._database.write(
-            lambda conn: job_writes.update_status(
+            lambda conn: job_changes.update_status(
                 conn,
                 job_id,
                 status=JobStatus(status),
@@ -155,12 +178,10 @@ class OCRChunkService(_Service):
 
     def progress(self, document_id: str) -> ChunkProgress:
         """Counts of the newest job over a document; all zero where there is none."""
-        row = self._database.row(
-            "SELECT * FROM processing_jobs WHERE document_id = :id ORDER BY created_at DESC LIMIT 1", id=document_id
-        )
+        row = self._database.row(_NEWEST_OF_DOCUMENT, of_document=document_id)
         if row is None:
             return ChunkProgress(total=0, pending=0, processing=0, completed=0, failed=0)
-        return chunk_progress(row)
+        return JobRow.of(row).chunks
 
     async def get_chunk_progress(self, document_id: str) -> ChunkProgress:
         """:meth:`progress` for async callers."""
@@ -171,9 +192,9 @@ class OCRChunkService(_Service):
 
         :raises ChunkNotFound: when there is no such chunk.
         """
-        change = self._database.write(lambda conn: chunk_writes.fail(conn, chunk_id, error=error_message))
+        change = self._database.write(lambda conn: chunk_changes.fail(conn, chunk_id, error=error_message))
         if change is None:
-            if self._database.row("SELECT 1 AS found FROM document_ocr_chunks WHERE id = :id", id=chunk_id) is None:
+            if self._database.row(_CHUNK_EXISTS, of_chunk=chunk_id) is None:
                 raise ChunkNotFound(f"There is no chunk {chunk_id!r}.")
             return None
         return self._snapshots.of(change.job)

@@ -9,20 +9,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_progress_ext.chunks import ChunkProgress
+import sqlalchemy as sa
+
+from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
-from celery_progress_ext.eta import Eta, Pace, RunningChunk, estimate
+from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, StalledChunk
-from celery_progress_ext.stages import StageName
-from celery_progress_ext.storage.database import Database, Row
-from celery_progress_ext.storage.job_changes import as_json
+from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, StalledChunk
+from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
+from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import processing_jobs as jobs
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
 NAMED_LIMIT = 100
 #: How old the view of the running chunks (ETA, stalled) may be, so that a completion costs O(1). Seconds.
 VIEW_SECONDS = 1.0
 _CACHED_JOBS = 256
+
+_OF_JOB = sa.bindparam("of_job", type_=sa.String)
+_BY_ID = sa.select(*JOB_COLUMNS).where(jobs.c.id == _OF_JOB)
+_FAILURES = (
+    sa.select(chunks.c.chunk_index, chunks.c.page_start, chunks.c.page_end, chunks.c.error)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.FAILED))
+    .order_by(chunks.c.chunk_index)
+    .limit(NAMED_LIMIT)
+)
+_RUNNING = (
+    sa.select(*CHUNK_COLUMNS)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
+    .order_by(chunks.c.chunk_index)
+)
+_SIZES = (
+    sa.select((chunks.c.page_end - chunks.c.page_start + 1).label("pages"))
+    .where(chunks.c.job_id == _OF_JOB)
+    .order_by(chunks.c.chunk_index)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,55 +69,52 @@ class Snapshots:
 
         :raises JobNotFound: when there is no such job.
         """
-        row = self._database.row("SELECT *, {now} AS now FROM processing_jobs WHERE id = :id", id=job_id)
+        row = self._database.row(_BY_ID, of_job=job_id)
         if row is None:
             raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
-        return self.of(row)
+        return self.of(JobRow.of(row))
 
     def find(self, *, matter_id: str | None = None, active_only: bool = False, limit: int = 50) -> list[JobSnapshot]:
         """Snapshots, newest first."""
-        conditions = ["1 = 1"]
+        query = sa.select(*JOB_COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
         if matter_id is not None:
-            conditions.append("matter_id = :matter_id")
+            query = query.where(jobs.c.matter_id == matter_id)
         if active_only:
-            conditions.append("status IN ('PENDING', 'PROCESSING')")
-        rows = self._database.rows(
-            f"SELECT *, {{now}} AS now FROM processing_jobs WHERE {' AND '.join(conditions)}"
-            " ORDER BY created_at DESC, id LIMIT :limit",
-            limit=limit,
-            **({} if matter_id is None else {"matter_id": matter_id}),
-        )
-        return [self.of(row) for row in rows]
+            query = query.where(active)
+        return [self.of(JobRow.of(row)) for row in self._database.rows(query)]
 
-    def of(self, job: Row, *, fresh: bool = True, freed: int = 0) -> JobSnapshot:
+    def of(self, job: JobRow, *, bypass_cache: bool = True, freed_slots: int = 0) -> JobSnapshot:
         """The snapshot that belongs to a job's row (with ``now``).
 
-        :param fresh: False where the view of the running chunks may be up to ``VIEW_SECONDS`` old.
-        :param freed: slots that have just been freed and will take a pending chunk at once.
+        :param bypass_cache: False where the view of the running chunks may be up to ``VIEW_SECONDS`` old.
+        :param freed_slots: slots that have just been freed and will take a pending chunk at once.
         """
-        status = JobStatus(job["status"])
-        view = _View(0.0, None, ()) if status.terminal else self._view(job, fresh=fresh, freed=freed)
+        view = (
+            _View(0.0, None, ())
+            if job.status.terminal
+            else self._view(job, bypass_cache=bypass_cache, freed_slots=freed_slots)
+        )
         return JobSnapshot(
-            job_id=job["id"],
-            matter_id=job["matter_id"],
-            document_id=job["document_id"],
-            version=job["version"],
-            status=status,
-            stage=job["stage"],
-            stage_name=job["stage_name"],
-            progress_pct=job["progress_pct"],
-            chunks=chunk_progress(job),
-            pages_total=job["pages_total"],
-            pages_done=job["pages_done"],
-            created_at=job["created_at"],
-            error=job["error"],
+            job_id=job.id,
+            matter_id=job.matter_id,
+            document_id=job.document_id,
+            version=job.version,
+            status=job.status,
+            stage=job.stage,
+            stage_name=job.stage_name,
+            progress_pct=job.progress_pct,
+            chunks=job.chunks,
+            pages_total=job.pages_total,
+            pages_done=job.pages_done,
+            created_at=job.created_at,
+            error=job.error,
             eta=view.eta,
             metadata=_metadata(job),
-            failures=self._failures(job) if job["failed_chunks"] else (),
+            failures=self._failures(job) if job.failed_chunks else (),
             stalled=view.stalled,
-            heartbeat_at=job["now"],
-            finished_at=job["finished_at"],
-            unit=job["unit"],
+            heartbeat_at=job.now,
+            finished_at=job.finished_at,
+            unit=job.unit,
         )
 
     def last_eta(self, job_id: str) -> float | None:
@@ -103,92 +122,72 @@ class Snapshots:
         view = self._views.get(job_id)
         return view.eta.finish_at if view is not None and view.eta is not None else None
 
-    def _failures(self, job: Row) -> tuple[ChunkFailure, ...]:
-        rows = self._database.rows(
-            """SELECT chunk_index, page_start, page_end, error FROM document_ocr_chunks
-               WHERE job_id = :id AND status = 'failed' ORDER BY chunk_index LIMIT :limit""",
-            id=job["id"],
-            limit=NAMED_LIMIT,
-        )
+    def _failures(self, job: JobRow) -> tuple[ChunkFailure, ...]:
+        rows = self._database.rows(_FAILURES, of_job=job.id)
         return tuple(
             ChunkFailure(
-                chunk_index=row["chunk_index"],
-                page_start=row["page_start"],
-                page_end=row["page_end"],
-                error=row["error"] or "unknown error",
-                unit=job["unit"],
+                chunk_index=row.chunk_index,
+                page_start=row.page_start,
+                page_end=row.page_end,
+                error=row.error or "unknown error",
+                unit=job.unit,
             )
             for row in rows
         )
 
-    def _view(self, job: Row, *, fresh: bool, freed: int) -> _View:
-        kept = self._views.get(job["id"])
-        if kept is not None and not fresh and time.monotonic() - kept.taken_at < VIEW_SECONDS:
+    def _view(self, job: JobRow, *, bypass_cache: bool, freed_slots: int) -> _View:
+        kept = self._views.get(job.id)
+        if kept is not None and not bypass_cache and time.monotonic() - kept.taken_at < VIEW_SECONDS:
             return kept
-        running = self._database.rows(
-            """SELECT chunk_index, page_start, page_end, attempt_pages_done, started_at, progressed_at, leased_until
-               FROM document_ocr_chunks WHERE job_id = :id AND status = 'processing' ORDER BY chunk_index""",
-            id=job["id"],
-        )
-        view = _View(time.monotonic(), self._eta(job, running, freed), self._stalled(job, running))
+        running = [ChunkRow.of(row) for row in self._database.rows(_RUNNING, of_job=job.id)]
+        view = _View(time.monotonic(), self._eta(job, running, freed_slots), self._stalled(job, running))
         with self._lock:
-            self._views[job["id"]] = view
+            self._views[job.id] = view
             while len(self._views) > _CACHED_JOBS:
                 self._views.popitem(last=False)
         return view
 
-    def _eta(self, job: Row, running: Sequence[Row], freed: int) -> Eta | None:
-        now = job["now"]
+    def _eta(self, job: JobRow, running: Sequence[ChunkRow], freed_slots: int) -> Eta | None:
+        now = job.now
         pending = self._pending_sizes(job)
-        if job["stage_name"] == StageName.MERGE:
+        if job.merging:
             pending = ()
         return estimate(
             now=now,
             pending=pending,
             running=[
                 RunningChunk(
-                    pages=row["page_end"] - row["page_start"] + 1,
-                    done=row["attempt_pages_done"],
-                    elapsed=max(0.0, now - (row["started_at"] or now)),
-                    quiet=max(0.0, now - (row["progressed_at"] or now)),
+                    pages=row.pages,
+                    done=row.attempt_pages_done,
+                    elapsed=max(0.0, now - (row.started_at or now)),
+                    quiet=max(0.0, now - (row.progressed_at or now)),
                 )
                 for row in running
             ],
-            pace=Pace(
-                chunks=job["pace_chunks"],
-                pages=job["pace_pages"],
-                seconds=job["pace_seconds"],
-                sum_log=job["pace_sum_log"],
-                sum_log_sq=job["pace_sum_log_sq"],
-            ),
-            slots=max(1, len(running) + (freed if pending else 0)),
+            pace=job.pace,
+            slots=max(1, len(running) + (freed_slots if pending else 0)),
             merge_seconds=_merge_seconds(job),
         )
 
-    def _pending_sizes(self, job: Row) -> tuple[int, ...]:
+    def _pending_sizes(self, job: JobRow) -> tuple[int, ...]:
         """Page counts of the chunks not started: the last ones of the dispatch order, which queues keep."""
-        count = job["pending_chunks"]
+        count = job.pending_chunks
         if not count:
             return ()
-        sizes = self._sizes.get(job["id"])
+        sizes = self._sizes.get(job.id)
         if sizes is None:
-            rows = self._database.rows(
-                "SELECT page_end - page_start + 1 AS pages FROM document_ocr_chunks WHERE job_id = :id"
-                " ORDER BY chunk_index",
-                id=job["id"],
-            )
-            sizes = tuple(row["pages"] for row in rows)
+            sizes = tuple(row.pages for row in self._database.rows(_SIZES, of_job=job.id))
             with self._lock:
-                self._sizes[job["id"]] = sizes
+                self._sizes[job.id] = sizes
                 while len(self._sizes) > _CACHED_JOBS:
                     self._sizes.popitem(last=False)
         return sizes[-count:]
 
-    def _stalled(self, job: Row, running: Sequence[Row]) -> tuple[StalledChunk, ...]:
-        now, found = job["now"], []
+    def _stalled(self, job: JobRow, running: Sequence[ChunkRow]) -> tuple[StalledChunk, ...]:
+        now, found = job.now, []
         for row in running:
-            quiet = now - (row["progressed_at"] or now)
-            if (row["leased_until"] or now) < now:
+            quiet = now - (row.progressed_at or now)
+            if (row.leased_until or now) < now:
                 reason = "its worker gives no sign of life; it will be started again"
             elif quiet > self._settings.stall_seconds:
                 reason = "its worker is alive but makes no progress; the time limit will end it"
@@ -196,25 +195,14 @@ class Snapshots:
                 continue
             found.append(
                 StalledChunk(
-                    chunk_index=row["chunk_index"],
-                    page_start=row["page_start"],
-                    page_end=row["page_end"],
+                    chunk_index=row.chunk_index,
+                    page_start=row.page_start,
+                    page_end=row.page_end,
                     seconds=quiet,
                     reason=reason,
                 )
             )
         return tuple(found[:NAMED_LIMIT])
-
-
-def chunk_progress(job: Row) -> ChunkProgress:
-    """The counts of a job's row."""
-    return ChunkProgress(
-        total=job["total_chunks"],
-        pending=job["pending_chunks"],
-        processing=job["processing_chunks"],
-        completed=job["completed_chunks"],
-        failed=job["failed_chunks"],
-    )
 
 
 #: A merge reads and writes what the chunks made: about this share of the time they took together...
@@ -223,40 +211,40 @@ _MERGE_SHARE = 0.005
 _MERGE_FIXED = 0.5
 
 
-def _merge_seconds(job: Row) -> float:
+def _merge_seconds(job: JobRow) -> float:
     """What is left of the merge: a share of the chunks' own time, less what it has run; from its pages when known."""
-    expected = _MERGE_FIXED + _MERGE_SHARE * float(job["pace_seconds"])
-    if job["stage_name"] != StageName.MERGE or job["merge_started_at"] is None:
+    expected = _MERGE_FIXED + _MERGE_SHARE * job.pace_seconds
+    if not job.merging or job.merge_started_at is None:
         return expected
-    elapsed = max(0.0, float(job["now"] - job["merge_started_at"]))
-    done, total = job["merge_pages_done"], job["pages_done"]
+    elapsed = max(0.0, job.now - job.merge_started_at)
+    done, total = job.merge_pages_done, job.pages_done
     if done and total:
         return elapsed * float(max(0, total - done)) / float(done)
     return max(expected - elapsed, 0.1 * elapsed)
 
 
-def _metadata(job: Row) -> dict[str, Any]:
+def _metadata(job: JobRow) -> dict[str, Any]:
     """The job's metadata, and the counts under the names that the live stream's readers know."""
-    metadata = dict(as_json(job["metadata"]))
+    metadata = dict(job.metadata)
     chunk_processing = metadata.get("chunk_processing") or {
-        "total_chunks": job["total_chunks"],
-        "completed_chunks": job["completed_chunks"],
-        "failed_chunks": job["failed_chunks"],
+        "total_chunks": job.total_chunks,
+        "completed_chunks": job.completed_chunks,
+        "failed_chunks": job.failed_chunks,
         "current_chunk_index": None,
         "current_page_range": None,
     }
     metadata["chunk_processing"] = {
         **chunk_processing,
-        "total_chunks": job["total_chunks"],
-        "completed_chunks": job["completed_chunks"],
-        "failed_chunks": job["failed_chunks"],
+        "total_chunks": job.total_chunks,
+        "completed_chunks": job.completed_chunks,
+        "failed_chunks": job.failed_chunks,
     }
     return {
         **metadata,
         "chunk_index": chunk_processing.get("current_chunk_index"),
         "current_page_range": chunk_processing.get("current_page_range"),
-        "total_chunks": job["total_chunks"],
-        "chunks_completed": job["completed_chunks"],
-        "chunks_total": job["total_chunks"],
-        "chunks_failed": job["failed_chunks"],
+        "total_chunks": job.total_chunks,
+        "chunks_completed": job.completed_chunks,
+        "chunks_total": job.total_chunks,
+        "chunks_failed": job.failed_chunks,
     }

@@ -15,25 +15,25 @@ from celery.exceptions import Ignore
 
 _MARK = "_celery_progress_guard"
 
-Check = Callable[[Task, str], None]
+Claim = Callable[[Task, str], None]
 
 
 class Superseded(Ignore):  # type: ignore[misc]
     """This run does not count any more: the job ended, or another attempt took over. Celery drops it quietly."""
 
 
-def install(app: Celery, check: Check) -> None:
-    """Give every task of the app the check; tasks that have it already are left alone."""
+def install(app: Celery, claim: Claim) -> None:
+    """Give every task of the app the claim; tasks that have it already are left alone."""
     for name, task in list(app.tasks.items()):
         if not name.startswith("celery.") and not hasattr(type(task), _MARK):
-            _wrap(type(task), check)
+            _wrap(type(task), claim)
 
 
-def _wrap(cls: type[Any], check: Check) -> None:
+def _wrap(cls: type[Any], claim: Claim) -> None:
     original = cls.before_start
 
     def before_start(self: Task, task_id: str, args: Any, kwargs: Any) -> None:
-        check(self, task_id)
+        claim(self, task_id)
         original(self, task_id, args, kwargs)
 
     cls.before_start = before_start

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from celery_progress_ext.config import Settings
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.recording.recorder import Recorder
+from celery_progress_ext.recording import Recording
 
 logger = get_logger(__name__)
 
@@ -69,8 +69,8 @@ class Work:
 class Heartbeats:
     """The tasks at work in this process, and the thread that speaks for them."""
 
-    def __init__(self, recorder: Recorder, settings: Settings) -> None:
-        self._recorder = recorder
+    def __init__(self, recording: Recording, settings: Settings) -> None:
+        self._recording = recording
         self._settings = settings
         self._works: dict[str, Work] = {}
         # Entered itself, never through the condition: a soft time limit could leave that with the lock held.
@@ -84,7 +84,7 @@ class Heartbeats:
         """Speak for a task from now on; ``attempt`` where its start is recorded already."""
         if self._pid != os.getpid():
             # Forked: the parent's thread is not here, nor is its work ours.
-            self.__init__(self._recorder, self._settings)  # type: ignore[misc]
+            self.__init__(self._recording, self._settings)  # type: ignore[misc]
         work = Work(task, attempt=attempt)
         with self._lock:
             self._works[task_id] = work
@@ -141,28 +141,28 @@ class Heartbeats:
         if work.attempt is None:
             if work.seconds < START_SECONDS:
                 return
-            work.attempt = self._recorder.chunk_started(work.task, elapsed=work.seconds)
+            work.attempt = self._recording.chunks.started(work.task, elapsed=work.seconds)
             work.superseded = work.attempt is None
             work.written_at = time.monotonic()
         elif self._has_news(work):
             done = work.done
-            at_work = self._recorder.chunk_progressed(
-                work.task, attempt=work.attempt, done=done, quiet=time.monotonic() - work.done_at
+            at_work = self._recording.chunks.progressed(
+                work.task, attempt=work.attempt, done=done, seconds_since_progress=time.monotonic() - work.done_at
             )
             self._written(work, done, counts=at_work is not None)
             work.pages_seconds = max(PAGES_SECONDS, (at_work or 0) / PAGES_PER_SECOND)
         elif self._beat_due(work):
-            self._written(work, work.written_done, counts=self._recorder.chunk_alive(work.task, attempt=work.attempt))
+            self._written(work, work.written_done, counts=self._recording.chunks.alive(work.task, attempt=work.attempt))
 
     def _speak_for_body(self, work: Work) -> None:
         assert work.attempt is not None
         job_id = work.task.job_id
         if self._has_news(work):
             done = work.done
-            counts = self._recorder.body_progressed(job_id, attempt=work.attempt, done=done)
+            counts = self._recording.bodies.progressed(job_id, attempt=work.attempt, done=done)
             self._written(work, done, counts=counts)
         elif self._beat_due(work):
-            counts = self._recorder.body_alive(job_id, attempt=work.attempt)
+            counts = self._recording.bodies.alive(job_id, attempt=work.attempt)
             self._written(work, work.written_done, counts=counts)
 
     def _has_news(self, work: Work) -> bool:

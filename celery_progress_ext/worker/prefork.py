@@ -28,11 +28,11 @@ logger = get_logger(__name__)
 _frozen_by: int | None = None
 
 
-def connect(warm: Callable[[], None]) -> None:
-    """Do it when the pool of this worker is made; ``warm()`` makes what every child needs, without a connection."""
+def connect(preload: Callable[[], None]) -> None:
+    """Do it when the pool of this worker is made; ``preload()`` makes what every child needs, without a connection."""
 
     def before_create_process(**_: Any) -> None:
-        _prepare(warm)
+        _prepare(preload)
 
     # Sent by Celery's prefork pool alone, in MainProcess, before each fork.
     signals.worker_before_create_process.connect(
@@ -40,15 +40,15 @@ def connect(warm: Callable[[], None]) -> None:
     )
 
 
-def _prepare(warm: Callable[[], None]) -> None:
+def _prepare(preload: Callable[[], None]) -> None:
     global _frozen_by
     if _frozen_by == os.getpid():
         return
     _frozen_by = os.getpid()
     try:
-        warm()
+        preload()
     except Exception as error:
         # A setting that does not fit, or a driver that is missing: whoever needs it says so in full.
-        logger.warning("worker_not_warmed", error=f"{type(error).__name__}: {error}")
+        logger.warning("worker_not_preloaded", error=f"{type(error).__name__}: {error}")
     gc.collect()
     gc.freeze()

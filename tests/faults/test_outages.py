@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.storage.database import Database, execute
+from celery_progress_ext.storage import Database
 from tasks.embedded.servers import PostgresServer, RedisServer, ServerFailed
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
@@ -24,6 +24,7 @@ from tests.support.faultproxy import FaultProxy
 from tests.support.processes import WorkerProcess
 from tests.support.rabbit import RabbitServer
 from tests.support.services import rabbit_or_skip
+from tests.support.sql import execute
 from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 from alembic import command
+from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.recovery.auditor import Check, Checked
+from celery_progress_ext.recovery.auditor import AuditRun, BackgroundAuditor
 from celery_progress_ext.storage.audit import Drift, Source, audit, begin
-from celery_progress_ext.storage.connection import Connection
 from celery_progress_ext.storage.migrate import config
 from tests.support.chords import Bench
 from tests.support.processes import ROOT
@@ -84,7 +84,7 @@ def _ended(rows: Rows, total: int = 3) -> str:
     job_id = rows.create(total)
     for index in range(total):
         rows.complete(job_id, index)
-    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    rows.finish(job_id, rows.claim(job_id).body_attempt)
     return job_id
 
 
@@ -119,7 +119,7 @@ def test_only_the_job_that_drifted_is_told(rows: Rows) -> None:
         audit(rows.database, "job_none")
 
 
-def test_a_percent_told_by_hand_is_no_drift(rows: Rows) -> None:
+def test_a_percent_set_by_hand_is_no_drift(rows: Rows) -> None:
     """A caller may know more than the chunks."""
     job_id = _at_work(rows)
     rows.tell(job_id, JobStatus.PROCESSING, progress_pct=50)
@@ -198,15 +198,15 @@ def test_the_command_says_what_to_do_and_exits_3(sqlite_url: str) -> None:
 
 def test_a_job_is_checked_once_after_it_ended(rows: Rows) -> None:
     """And once more when a retry ended; nobody has to ask."""
-    check = Check(rows.database)
+    check = BackgroundAuditor(rows.database)
     job_id = rows.create(2)
     rows.end(job_id)
-    assert check.run() == Checked(jobs=1)
-    assert check.run() == Checked()
+    assert check.run() == AuditRun(jobs=1)
+    assert check.run() == AuditRun()
     rows.reopen(job_id)
     rows.end(job_id)
-    assert check.run() == Checked(jobs=1)
-    assert check.run() == Checked()
+    assert check.run() == AuditRun(jobs=1)
+    assert check.run() == AuditRun()
 
 
 def test_a_drift_is_logged_once(rows: Rows) -> None:
@@ -215,8 +215,8 @@ def test_a_drift_is_logged_once(rows: Rows) -> None:
     _spoil(rows, "UPDATE processing_jobs SET pages_done = 1")
     events = rows.jobs.history(job_id)
     with capture_logs() as logs:
-        first = [Check(rows.database).run() for _ in range(2)]
-    assert first == [Checked(jobs=1, drifted=1), Checked()]
+        first = [BackgroundAuditor(rows.database).run() for _ in range(2)]
+    assert first == [AuditRun(jobs=1, drifted=1), AuditRun()]
     [line] = logs
     assert (line["event"], line["log_level"], line["job_id"]) == ("audit_drift", "error", job_id)
     assert line["drifts"] == [f"{job_id}: pages_done is 1, its chunk rows say 75"]
@@ -227,7 +227,7 @@ def test_a_running_job_that_drifts_is_told_before_it_ends(rows: Rows) -> None:
     """Once for each version, by whichever beat looks first."""
     job_id = _at_work(rows)
     _spoil(rows, "UPDATE processing_jobs SET pages_done = 1")
-    checks = [Check(rows.database), Check(rows.database)]
+    checks = [BackgroundAuditor(rows.database), BackgroundAuditor(rows.database)]
     assert [check.run().drifted for check in checks] == [1, 0]
     rows.complete(job_id, 1)
     assert [check.run().drifted for check in checks] == [1, 0]
@@ -238,29 +238,29 @@ def test_running_jobs_take_turns(rows: Rows) -> None:
     jobs = sorted(_at_work(rows) for _ in range(5))
     rows_of_two_jobs = 2 * (3 + 4)
     _spoil(rows, f"UPDATE processing_jobs SET pages_done = 1 WHERE id = '{jobs[4]}'")
-    check = Check(rows.database, rows=rows_of_two_jobs + 1)
-    assert [check.run() for _ in range(3)] == [Checked(jobs=2), Checked(jobs=2), Checked(jobs=1, drifted=1)]
-    assert check.run() == Checked(jobs=2)
+    check = BackgroundAuditor(rows.database, rows=rows_of_two_jobs + 1)
+    assert [check.run() for _ in range(3)] == [AuditRun(jobs=2), AuditRun(jobs=2), AuditRun(jobs=1, drifted=1)]
+    assert check.run() == AuditRun(jobs=2)
 
 
 def test_an_ended_job_of_many_rows_is_checked_over_several_runs(rows: Rows) -> None:
     """Its 20 chunks and 23 events are never read in one tick."""
     _ended(rows, total=20)
     _spoil(rows, "UPDATE processing_jobs SET pages_done = 1")
-    check = Check(rows.database, rows=10)
+    check = BackgroundAuditor(rows.database, rows=10)
     runs = [check.run() for _ in range(6)]
-    assert runs == [Checked()] * 4 + [Checked(jobs=1, drifted=1), Checked()]
+    assert runs == [AuditRun()] * 4 + [AuditRun(jobs=1, drifted=1), AuditRun()]
 
 
 def test_a_job_retried_while_it_is_checked_is_left_alone(rows: Rows) -> None:
     """Half of its rows are of another time; it is checked when it ends again."""
     job_id = rows.create(20)
     rows.end(job_id)
-    check = Check(rows.database, rows=10)
-    assert check.run() == Checked()
+    check = BackgroundAuditor(rows.database, rows=10)
+    assert check.run() == AuditRun()
     rows.reopen(job_id)
     rows.complete(job_id, 19)
-    assert check.run() == Checked()
+    assert check.run() == AuditRun()
     rows.end(job_id)
     assert [check.run().jobs for _ in range(4)].count(1) == 1
 
@@ -268,7 +268,7 @@ def test_a_job_retried_while_it_is_checked_is_left_alone(rows: Rows) -> None:
 def test_a_running_job_of_many_rows_waits_for_its_end(rows: Rows) -> None:
     """And does not keep the others from their turn."""
     jobs = sorted([rows.create(20), rows.create(2)])
-    check = Check(rows.database, rows=10)
+    check = BackgroundAuditor(rows.database, rows=10)
     assert sum(check.run().jobs for _ in range(4)) >= 1
     for job_id in jobs:
         rows.end(job_id)

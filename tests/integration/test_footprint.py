@@ -1,4 +1,4 @@
-"""What the service's processes load: SQLAlchemy and Alembic are 14 MB that only `migrate` needs."""
+"""What the service's processes load: Alembic is for `migrate` alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_progress_ext.storage.migrate import migrate
 from tests.support.chords import Bench, follow
 from tests.support.processes import ROOT, WorkerProcess
 
-_HEAVY = "{'alembic', 'sqlalchemy'} & set(sys.modules)"
+_HEAVY = "{'alembic'} & set(sys.modules)"
 _WORKER = f"""
 import os, sys
 from tests.support.chord_app import make_app
@@ -46,7 +46,7 @@ print(json.dumps([answers, client.get("/readyz").get_json()["checks"]["database"
 """
 
 
-def test_neither_a_publisher_nor_a_worker_loads_sqlalchemy(
+def test_neither_a_publisher_nor_a_worker_loads_alembic(
     chords: Bench, worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     """A chord from its first row to its end, with beat in the worker, on both databases."""
@@ -65,7 +65,7 @@ def test_neither_a_publisher_nor_a_worker_loads_sqlalchemy(
     assert chords.app.signature("loaded").apply_async().get(timeout=20) == []
 
 
-def test_a_web_process_does_not_load_sqlalchemy(database_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_a_web_process_does_not_load_alembic(database_url: str, redis_url: str, tmp_path: Path) -> None:
     """Not when it is asked whether it is ready either, for which it looks at the revisions."""
     database = Database(database_url)
     migrate(database)

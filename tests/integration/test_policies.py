@@ -65,7 +65,7 @@ def test_the_merge_of_a_retry_runs_however_long_it_waits(sqlite_chords: Bench, w
     assert follow(job)[-1].status is JobStatus.PARTIAL
     running.kill()
     job.retry_failed()
-    sqlite_chords.progress.recorder.chunk_succeeded(TaskId(job.id, 1, 2), result=1)
+    sqlite_chords.progress.recording.chunks.succeeded(TaskId(job.id, 1, 2), result=1)
     with sqlite_chords.progress.database.engine.begin() as conn:
         conn.exec_driver_sql("UPDATE processing_jobs SET body_due_at = 1")  # the merge waited for more than a lease
     sqlite_chords.progress.reconciler.tick()
@@ -203,14 +203,14 @@ def test_a_header_of_ten_thousand(sqlite_chords: Bench) -> None:
 def test_a_late_word_of_the_merge_before_does_not_end_a_retry(sqlite_chords: Bench) -> None:
     """Its failure, told by MainProcess without an attempt, is not the failure of a merge that has yet to be sent."""
     job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1)]).apply_async()
-    recorder = sqlite_chords.progress.recorder
-    recorder.chunk_succeeded(TaskId(job.id, 0, 1), result=0)
-    recorder.chunk_failed(TaskId(job.id, 1, 1), error="boom")
+    recording = sqlite_chords.progress.recording
+    recording.chunks.succeeded(TaskId(job.id, 0, 1), result=0)
+    recording.chunks.failed(TaskId(job.id, 1, 1), error="boom")
     sent = f"{job.id}.b2"
-    assert recorder.body_claimed(TaskId(job.id, None, 2), sent) is not None
-    assert recorder.body_failed(job.id, sent, error="time limit") is not None
+    assert recording.bodies.claimed(TaskId(job.id, None, 2), sent) is not None
+    assert recording.bodies.failed(job.id, sent, error="time limit") is not None
     job.retry_failed()
-    assert recorder.body_failed(job.id, sent, error="time limit") is None
-    recorder.chunk_succeeded(TaskId(job.id, 1, 2), result=1)
-    assert recorder.body_failed(job.id, sent, error="time limit") is None
+    assert recording.bodies.failed(job.id, sent, error="time limit") is None
+    recording.chunks.succeeded(TaskId(job.id, 1, 2), result=1)
+    assert recording.bodies.failed(job.id, sent, error="time limit") is None
     assert job.snapshot().status is JobStatus.PROCESSING

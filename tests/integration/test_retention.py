@@ -14,8 +14,8 @@ from celery import Celery
 from structlog.testing import capture_logs
 
 from celery_progress_ext import CeleryProgress, ForgottenJob, jobs_forgotten
-from celery_progress_ext.recovery import queries as due
-from tasks import retention
+from celery_progress_ext.storage import retention
+from tasks import retention as tasks_retention
 from tasks.documents import DocumentStore
 from tests.support.processes import ROOT
 from tests.support.rows import Rows
@@ -31,7 +31,7 @@ class Service:
         self.app = Celery("service", broker="memory://", backend="cache+memory://", set_as_current=False)
         self.app.conf.progress_database_url = url
         self.progress = CeleryProgress(self.app)
-        retention.connect(self.app, self.progress, folder.as_uri())
+        tasks_retention.connect(self.app, self.progress, folder.as_uri())
 
     def job(self, document_id: str) -> str:
         """A job that ended, with its original, a chunk's results and an output."""
@@ -136,7 +136,7 @@ def test_a_tick_deletes_a_bounded_number_of_rows(service: Service, monkeypatch: 
     for job_id in jobs:
         service.rows.end(job_id)
     service.age(*jobs)
-    monkeypatch.setattr(due, "FORGET_ROWS", 15)
+    monkeypatch.setattr(retention, "ROWS", 15)
     assert [service.forgotten() for _ in range(4)] == [1, 1, 1, 0]
 
 
@@ -144,7 +144,7 @@ def test_a_job_retried_meanwhile_is_not_forgotten(service: Service) -> None:
     """It was due when the tick looked, and is at work again when it would be deleted."""
     jobs = [service.job("d1"), service.job("d2")]
     service.age(*jobs)
-    forgetting = due.forget(service.rows.database, days=30)
+    forgetting = retention.expire(service.rows.database, days=30)
     first = next(forgetting)
     [other] = set(jobs) - {first.job_id}
     service.rows.reopen(other)

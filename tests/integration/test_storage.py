@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -19,12 +19,12 @@ from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
-from celery_progress_ext.recovery import queries as due
 from celery_progress_ext.storage import (
     Database,
     JobTrackingService,
     OCRChunkService,
     Snapshots,
+    retention,
     services,
 )
 from celery_progress_ext.storage import body_changes as body
@@ -32,10 +32,10 @@ from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.chunk_changes import Completion
-from celery_progress_ext.storage.connection import Connection
-from celery_progress_ext.storage.database import execute
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
+from tests.support import sql
 from tests.support.rows import LEASE, Rows
+from tests.support.sql import execute
 
 
 def test_a_job_is_whole_before_anything_is_published(rows: Rows) -> None:
@@ -72,8 +72,8 @@ def test_a_job_of_many_chunks_is_created_whole_or_not_at_all(rows: Rows) -> None
     )  # fmt: skip
     with pytest.raises(DatabaseError, match=r"(?i)unique"):
         rows.database.write(lambda conn: jobs.create(conn, job, due=LEASE))
-    assert rows.database.rows("SELECT id FROM document_ocr_chunks WHERE job_id = 'x'") == []
-    assert rows.database.row("SELECT id FROM processing_jobs WHERE id = 'x'") is None
+    assert sql.rows(rows.database, "SELECT id FROM document_ocr_chunks WHERE job_id = 'x'") == []
+    assert sql.row(rows.database, "SELECT id FROM processing_jobs WHERE id = 'x'") is None
 
 
 def test_a_completion_counts_once(rows: Rows) -> None:
@@ -126,7 +126,7 @@ def test_an_attempt_that_was_superseded_changes_nothing(rows: Rows) -> None:
     assert first is not None and second is not None
     assert first.chunk is not None
     assert second.chunk is not None
-    old, new = first.chunk["attempt"], second.chunk["attempt"]
+    old, new = first.chunk.attempt, second.chunk.attempt
     assert (old, new) == (1, 2)
     assert rows.progress(job_id, 0, attempt=old, done=5) is None
     assert rows.fail(job_id, 0, attempt=old) is None
@@ -166,10 +166,10 @@ def test_a_chunk_that_gave_a_sign_of_life_meanwhile_is_not_lost(rows: Rows) -> N
     """Between the reconciler's look and its change a late heartbeat renewed the lease, or a worker took the message."""
     job_id = rows.create(2)
     rows.start(job_id, 0)
-    assert rows.lose(job_id, 0, lapsed=True) is None
-    assert rows.fail(job_id, 0, lapsed=True) is None
+    assert rows.lose(job_id, 0, only_if_lease_expired=True) is None
+    assert rows.fail(job_id, 0, only_if_lease_expired=True) is None
     rows.start(job_id, 1, lease=-1.0)
-    assert rows.lose(job_id, 1, lapsed=True) is not None
+    assert rows.lose(job_id, 1, only_if_lease_expired=True) is not None
 
 
 def test_a_message_that_was_sent_again_is_not_lost_again(rows: Rows) -> None:
@@ -195,17 +195,17 @@ def test_the_body_is_claimed_once(rows: Rows) -> None:
     claimed = rows.claim(job_id)
     assert rows.claim(job_id) is None
     assert rows.jobs.snapshot(job_id).stage == "Merging OCR results"
-    assert rows.finish(job_id, claimed["body_attempt"])["status"] == "COMPLETED"
+    assert rows.finish(job_id, claimed.body_attempt).status == "COMPLETED"
     assert rows.claim(job_id) is None
-    assert rows.finish(job_id, claimed["body_attempt"]) is None
+    assert rows.finish(job_id, claimed.body_attempt) is None
 
 
 def test_a_body_whose_worker_died_is_claimed_again(rows: Rows) -> None:
     """And what the dead one says afterwards does not count."""
     job_id = rows.create(1)
     rows.complete(job_id, 0)
-    dead = rows.claim(job_id, lease=-1)["body_attempt"]
-    alive = rows.claim(job_id)["body_attempt"]
+    dead = rows.claim(job_id, lease=-1).body_attempt
+    alive = rows.claim(job_id).body_attempt
     assert rows.finish(job_id, dead) is None
     assert rows.finish(job_id, alive) is not None
 
@@ -227,7 +227,7 @@ def test_a_job_with_failed_chunks_ends_partial_and_names_them(rows: Rows) -> Non
     for index in range(4):
         rows.complete(job_id, index)
     rows.fail(job_id, 4, error="Document AI timeout")
-    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    rows.finish(job_id, rows.claim(job_id).body_attempt)
     snapshot = rows.jobs.snapshot(job_id)
     assert snapshot.status is JobStatus.PARTIAL
     assert [failure.message for failure in snapshot.failures] == ["Chunk 5 (pages 101-125) failed: Document AI timeout"]
@@ -250,7 +250,7 @@ def test_an_illegal_cancel_leaves_the_chunks_alone(rows: Rows) -> None:
     """The transaction rolls back whole."""
     job_id = rows.create(1)
     rows.complete(job_id, 0)
-    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    rows.finish(job_id, rows.claim(job_id).body_attempt)
     before = rows.jobs.snapshot(job_id)
     assert rows.end(job_id) is None
     assert rows.jobs.snapshot(job_id).version == before.version
@@ -262,7 +262,7 @@ def test_a_retry_runs_only_what_failed(rows: Rows) -> None:
     rows.complete(job_id, 0)
     rows.complete(job_id, 1)
     rows.fail(job_id, 2)
-    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    rows.finish(job_id, rows.claim(job_id).body_attempt)
     assert rows.reopen(job_id) is not None
     assert rows.reopen(job_id) is None
     statuses = [(chunk["status"], chunk["dispatches"]) for chunk in rows.jobs.chunks(job_id)]
@@ -276,14 +276,14 @@ def test_a_merge_of_the_run_before_can_not_end_the_retry(rows: Rows) -> None:
     job_id = rows.create(2)
     rows.complete(job_id, 0)
     rows.fail(job_id, 1)
-    before = rows.claim(job_id)["body_attempt"]
+    before = rows.claim(job_id).body_attempt
     rows.end(job_id)
     rows.reopen(job_id)
     assert rows.finish(job_id, before) is None
     rows.complete(job_id, 1)
     assert rows.finish(job_id, before) is None
     assert rows.release_body(job_id, before) is None
-    assert rows.finish(job_id, rows.claim(job_id)["body_attempt"])["status"] == "COMPLETED"
+    assert rows.finish(job_id, rows.claim(job_id).body_attempt).status == "COMPLETED"
 
 
 def test_the_history_tells_the_story_in_order(rows: Rows) -> None:
@@ -291,7 +291,7 @@ def test_the_history_tells_the_story_in_order(rows: Rows) -> None:
     job_id = rows.create(1)
     rows.start(job_id, 0)
     rows.complete(job_id, 0)
-    rows.finish(job_id, rows.claim(job_id)["body_attempt"])
+    rows.finish(job_id, rows.claim(job_id).body_attempt)
     events = rows.jobs.history(job_id)
     assert [event["type"] for event in events] == [
         "job_created", "chunk_started", "chunk_completed", "merge_started", "job_completed",
@@ -311,11 +311,9 @@ def test_concurrent_completions_lose_nothing(rows: Rows) -> None:
 
 
 def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) -> chunks.Change | None:
-    """A completion as the recorder writes it: on PostgreSQL one statement, in no transaction of its own."""
+    """A completion as the recorder writes it."""
     chunk_id = ids.chunk_id(job_id, index)
-    return rows.database.write(
-        lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds), single=True
-    )
+    return rows.database.write(lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds))
 
 
 def test_completions_together_are_what_they_are_one_by_one(rows: Rows) -> None:
@@ -335,8 +333,8 @@ def test_completions_together_are_what_they_are_one_by_one(rows: Rows) -> None:
             for index, seconds in told
         ],
     )
-    assert [change.chunk["chunk_index"] for change in changes if change.chunk] == [4, 1, 0, 2]
-    assert all(change.job["completed_chunks"] == 5 for change in changes)
+    assert [change.chunk.chunk_index for change in changes if change.chunk] == [4, 1, 0, 2]
+    assert all(change.job.completed_chunks == 5 for change in changes)
     singly, together = ([_without_times(rows, job_id, table) for table in _TABLES] for job_id in jobs)
     assert together == singly
     assert audit(rows.database) == []
@@ -351,7 +349,7 @@ _TABLES = {
 
 def _without_times(rows: Rows, job_id: str, table: str) -> list[Any]:
     """A job's rows of a table as they are told, without when and of which job."""
-    found = rows.database.rows(f"SELECT * FROM {table} WHERE {_TABLES[table]} = :id ORDER BY 1", id=job_id)
+    found = sql.rows(rows.database, f"SELECT * FROM {table} WHERE {_TABLES[table]} = :id ORDER BY 1", id=job_id)
     return [
         {
             name: round(value, 6) if name.startswith("pace_") else str(value).replace(job_id, "JOB")
@@ -365,16 +363,30 @@ def _without_times(rows: Rows, job_id: str, table: str) -> list[Any]:
 def test_completions_together_find_their_chunks_by_key(rows: Rows) -> None:
     """In a job of 10,000 whose table nobody has analysed: PostgreSQL would rather read all of it for a join."""
     job_id = rows.create(10_000)
-    told = json.dumps(
-        [{"told_id": ids.chunk_id(job_id, index), "told_seconds": 1.0, "told_result": "[1]"} for index in range(50)]
-    )
     explain = "EXPLAIN QUERY PLAN " if rows.database.dialect == "sqlite" else "EXPLAIN "
-    for statement in (chunks._LOCK, chunks._COMPLETE):
-        text = explain + statement[rows.database.dialect]
-        found = rows.database.write(lambda conn, text=text: execute(conn, text, rows=told))
+    told = [Completion(chunk_id=ids.chunk_id(job_id, index), result=1, seconds=1.0) for index in range(50)]
+    statements: list[tuple[str, Any]] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "document_ocr_chunks" in statement and not statement.startswith("EXPLAIN"):
+            statements.append((statement, parameters))
+
+    sa.event.listen(rows.database.engine, "before_cursor_execute", note)
+    assert len(rows.complete_all(told)) == 50
+    assert len(statements) == 2
+    for statement, parameters in statements:
+        found = rows.database.write(
+            lambda conn, text=explain + statement, values=parameters: (
+                conn.exec_driver_sql(text, values).mappings().all()
+            )
+        )
         plan = [str([*step.values()][-1]) for step in found or []]
-        assert any("document_ocr_chunks" in step and ("SEARCH" in step or "Index" in step) for step in plan), plan
-        assert not any("document_ocr_chunks" in step and ("SCAN" in step or "Seq" in step) for step in plan), plan
+        assert any("document_ocr_chunks" in step and ("SEARCH" in step or "Index" in step) for step in plan), "\n".join(
+            plan
+        )
+        assert not any("document_ocr_chunks" in step and ("SCAN" in step or "Seq" in step) for step in plan), "\n".join(
+            plan
+        )
 
 
 def test_no_completion_together_counts_once_the_run_is_over(rows: Rows) -> None:
@@ -425,30 +437,13 @@ def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
 
 @pytest.mark.parametrize("seconds", [None, 0.0, 1e-12, 0.37, 25.0, 1e13])
 def test_the_pace_is_that_of_the_estimate(rows: Rows, seconds: float | None) -> None:
-    """One rule in two languages: PostgreSQL works it out in the statement of the completion."""
+    """The columns are sums of what each chunk adds."""
     job_id = rows.create(2, pages=7)
     change = _told(rows, job_id, 1, seconds=seconds)
     assert change is not None
     pace = Pace() if seconds is None else Pace.of(7, seconds)
     for name, value in asdict(pace).items():
-        assert change.job["pace_" + name] == pytest.approx(value, rel=1e-9), name
-
-
-def test_a_pooler_s_other_connection_prepares_again(postgres_url: str) -> None:
-    """pgbouncer gives each transaction a connection of its own choice: without our statement, or with it already."""
-    rows = Rows(postgres_url)
-    job_id = rows.create(4)
-    assert _told(rows, job_id, 0) is not None
-    rows.database.write(lambda conn: execute(conn, "DEALLOCATE ALL"))
-    assert _told(rows, job_id, 1) is not None
-
-    def forget(conn: Connection) -> None:
-        conn.prepared.clear()
-
-    rows.database.write(forget)
-    assert _told(rows, job_id, 2) is not None
-    assert _told(rows, job_id, 2) is None
-    rows.database.dispose()
+        assert getattr(change.job, "pace_" + name) == pytest.approx(value, rel=1e-9), name
 
 
 def test_a_cancel_and_completions_at_once_leave_true_counts(rows: Rows) -> None:
@@ -469,7 +464,7 @@ def test_retention_forgets_a_job_with_its_chunks_and_events(rows: Rows) -> None:
     rows.end(new)
     with rows.database.engine.begin() as conn:
         conn.exec_driver_sql(f"UPDATE processing_jobs SET finished_at = 1 WHERE id = '{old}'")
-    [gone] = due.forget(rows.database, days=30)
+    [gone] = retention.expire(rows.database, days=30)
     assert (gone.job_id, gone.matter_id, gone.document_id) == (old, "m", "d")
     with pytest.raises(JobNotFound):
         rows.jobs.snapshot(old)
@@ -512,7 +507,7 @@ async def test_services_made_bare_find_the_process_s_database(rows: Rows, monkey
 
 
 @pytest.mark.asyncio
-async def test_what_is_told_by_hand_never_goes_backwards(rows: Rows) -> None:
+async def test_what_is_set_by_hand_never_goes_backwards(rows: Rows) -> None:
     """Neither the percent nor the stage (P1)."""
     job_id = rows.create(1)
     rows.complete(job_id, 0)
@@ -524,7 +519,7 @@ async def test_what_is_told_by_hand_never_goes_backwards(rows: Rows) -> None:
 
 
 @pytest.mark.asyncio
-async def test_metadata_told_by_hand_is_merged(rows: Rows) -> None:
+async def test_metadata_set_by_hand_is_merged(rows: Rows) -> None:
     """What was there stays."""
     job_id = rows.create(1)
     await rows.jobs.update_job_status(job_id=job_id, status=JobStatus.PROCESSING, metadata={"engine": "x"})
@@ -601,7 +596,7 @@ class Reports(RuleBasedStateMachine):
     @rule(indices=st.lists(st.integers(0, 3), max_size=5))
     def complete_together(self, indices: list[int]) -> None:
         told = [Completion(chunk_id=ids.chunk_id(self.job_id, index)) for index in indices]
-        changed = {change.chunk["chunk_index"] for change in self.rows.complete_all(told) if change.chunk}
+        changed = {change.chunk.chunk_index for change in self.rows.complete_all(told) if change.chunk}
         assert changed == (set() if self.merging or self.over else set(indices) - self.completed)
         self.completed |= changed
 
@@ -706,5 +701,5 @@ def test_a_body_that_waits_in_a_long_queue_is_not_sent_again_and_again(rows: Row
         sent = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
         assert sent is not None
         assert rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE)) is None
-        patience.append(round((sent["body_due_at"] - sent["now"]) / LEASE, 2))
+        patience.append(round((sent.job.body_due_at - sent.job.now) / LEASE, 2))
     assert patience == [1, 2, 4, 8]

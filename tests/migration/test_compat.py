@@ -20,7 +20,7 @@ from alembic.script import Script, ScriptDirectory
 from structlog.testing import capture_logs
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.recovery.auditor import Check
+from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
@@ -132,7 +132,7 @@ def test_old_code_works_on_the_tables_of_the_newest_revision(
     assert {job_id: statuses.jobs.snapshot(job_id).status for job_id in answer["jobs"]} == answer["jobs"]
     assert Counter(answer["jobs"].values()) == Counter([JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.PROCESSING])
     assert audit(database) == []
-    assert Check(database).run().jobs == len(answer["jobs"])
+    assert BackgroundAuditor(database).run().jobs == len(answer["jobs"])
     statuses.database.dispose()
 
 

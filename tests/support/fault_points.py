@@ -22,7 +22,7 @@ from celery.backends.redis import RedisBackend
 from kombu import Producer
 
 from celery_progress_ext import ids
-from celery_progress_ext.recording import batch_completer as group_commit
+from celery_progress_ext.recording import batch_completer
 from celery_progress_ext.worker import reporting
 
 VARIABLE = "FAULT_POINTS"
@@ -121,15 +121,15 @@ class _Installed:
         Producer.publish = publish
 
     def _wrap_group_commit(self) -> None:
-        group_commit.WINDOW_SECONDS = 3600.0  # all but a process's first completion wait until somebody flushes
-        add = group_commit.GroupCommit.add
+        batch_completer.WINDOW_SECONDS = 3600.0  # all but a process's first completion wait until somebody flushes
+        add = batch_completer.BatchCompleter.add
 
         def add_and_pass(commits: Any, job_id: str, completion: Any) -> None:
             add(commits, job_id, completion)
             if commits._waiting:
                 self._pass(WAITING, f"{completion.chunk_id}.1")
 
-        group_commit.GroupCommit.add = add_and_pass  # type: ignore[method-assign]
+        batch_completer.BatchCompleter.add = add_and_pass  # type: ignore[method-assign]
 
     def _on_success(self, sender: Any = None, **_: Any) -> None:
         self._pass(TOLD, sender.request.id)

@@ -57,11 +57,11 @@ def _retried(rows: Rows) -> str:
     assert rows.fail(job_id, 3) is not None
     assert rows.complete(job_id, 3) is not None
     assert rows.claim(job_id, lease=-1) is not None
-    assert rows.finish(job_id, rows.claim(job_id)["body_attempt"])["status"] == "PARTIAL"
+    assert rows.finish(job_id, rows.claim(job_id).body_attempt).status == "PARTIAL"
     assert rows.reopen(job_id) is not None
     assert rows.start(job_id, 1) is not None
     assert rows.complete(job_id, 1) is not None
-    assert rows.finish(job_id, rows.claim(job_id)["body_attempt"])["status"] == "COMPLETED"
+    assert rows.finish(job_id, rows.claim(job_id).body_attempt).status == "COMPLETED"
     return job_id
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,9 @@ from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkSe
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
-from celery_progress_ext.storage.database import execute
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
+from tests.support.sql import execute
 
 LEASE = 30.0
 _TIMES = {
@@ -67,7 +66,7 @@ class Rows:
                     id=ids.chunk_id(job_id, index),
                     chunk=Chunk(index=index, page_start=index * pages + 1, page_end=(index + 1) * pages),
                     task_id=ids.chunk_task_id(job_id, index, 1),
-                    signature=json.dumps(signatures[index % len(signatures)]),
+                    signature=signatures[index % len(signatures)],
                 )
                 for index in range(total)
             ],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from celery_progress_ext.chunks import ChunkStatus
-from celery_progress_ext.history import NAMED_LIMIT, Account, Event, EventType
+from celery_progress_ext.history import NAMED_LIMIT, Event, EventType, HistoryReplay
 from celery_progress_ext.jobs import JobStatus
 
 
-def told(*events: str, total: int = 2) -> Account:
+def told(*events: str, total: int = 2) -> HistoryReplay:
     """The account of events as `type`, `type chunk` or `type chunk attempt` (`type - attempt` of a merge); each has the
     next version.
     """
-    account = Account(total=total)
+    account = HistoryReplay(total=total)
     for version, text in enumerate(("job_created", *events), 1):
         type, chunk, attempt = [*text.split(), "-", "-"][:3]
         account.add(
@@ -65,7 +65,7 @@ def test_a_retry_sends_back_what_failed() -> None:
     assert account.statuses == {JobStatus.COMPLETED}
 
 
-def test_a_status_told_by_hand_may_be_any_that_was_legal() -> None:
+def test_a_status_set_by_hand_may_be_any_that_was_legal() -> None:
     """The event does not carry it; the next event of a chunk says more."""
     account = told("status_updated")
     assert account.statuses == {JobStatus.PROCESSING, JobStatus.FAILED, JobStatus.CANCELLED}
@@ -123,7 +123,7 @@ def test_versions_only_grow() -> None:
 
 def test_a_history_without_its_beginning_is_no_history() -> None:
     """Whoever deleted events is told so."""
-    account = Account(total=1)
+    account = HistoryReplay(total=1)
     account.add(Event(version=2, type=EventType.CHUNK_STARTED, chunk_index=0, attempt=1))
     assert "not created" in account.contradictions[0].rule
 

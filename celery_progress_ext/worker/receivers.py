@@ -21,7 +21,7 @@ from celery_progress_ext import ids
 from celery_progress_ext.exceptions import describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.recording.recorder import Recorder
+from celery_progress_ext.recording import Recording
 from celery_progress_ext.worker.admission import Superseded
 from celery_progress_ext.worker.heartbeat import Heartbeats
 
@@ -35,7 +35,7 @@ class Tracking(Protocol):
     """What the receivers need of the extension."""
 
     @property
-    def recorder(self) -> Recorder:
+    def recording(self) -> Recording:
         """Where outcomes are recorded."""
 
     @property
@@ -89,13 +89,13 @@ def _tracked(sender: Any, task_id: str | None) -> tuple[Tracking, TaskId] | None
 
 @_quiet
 def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    """A chunk is about to run: speak for it from now on. A body begins in :func:`check`, once it is claimed."""
+    """A chunk is about to run: send its signs of life. A body begins in :func:`claim_or_refuse`, once it is claimed."""
     found = _tracked(sender, task_id)
     if found is not None and found[1].chunk_index is not None:
         found[0].heartbeats.begin(task_id, found[1])
 
 
-def check(sender: Any, task_id: str) -> None:
+def claim_or_refuse(sender: Any, task_id: str) -> None:
     """Runs before the user's code, and may refuse it.
 
     :raises Superseded: for a body that is done, taken or can not be claimed, and for a chunk that is finished or in
@@ -116,7 +116,8 @@ def check(sender: Any, task_id: str) -> None:
 
 def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
     try:
-        job = tracking.recorder.body_claimed(task, task_id)
+        tracking.recording.chunks.reconcile_header(task.job_id)
+        job = tracking.recording.bodies.claimed(task, task_id)
     except Exception as error:
         # Without the database nobody may merge. Raised on, it would be the body's own failure; it is due in the rows,
         # so the reconciler sends it again.
@@ -124,7 +125,7 @@ def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
         raise Superseded("the merge could not be claimed now; it is sent again") from error
     if job is None:
         raise Superseded("the merge is done, or another worker has it")
-    tracking.heartbeats.begin(task_id, task, attempt=job["body_attempt"])
+    tracking.heartbeats.begin(task_id, task, attempt=job.body_attempt)
 
 
 def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered: bool) -> None:
@@ -133,11 +134,11 @@ def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered:
     attempt = work.attempt if work else None
     try:
         # A worker killed after the result was stored, before it was counted or acknowledged (F3-F6): done is done.
-        done = redelivered and tracking.recorder.stored_success(task, task_id)
+        done = redelivered and tracking.recording.chunks.stored_success(task, task_id)
         if done:
             attempt = None
         elif attempt is None:
-            attempt = tracking.recorder.chunk_started(task, take_over=redelivered)
+            attempt = tracking.recording.chunks.started(task, take_over=redelivered)
     except Exception as error:
         # Database or Redis are away: run it, as a first message; its heartbeat asks again, a second run does no harm.
         logger.warning("chunk_not_claimed", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
@@ -158,14 +159,14 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     tracking, task = found
     work = tracking.heartbeats.end(task_id)
     if task.chunk_index is not None:
-        tracking.recorder.chunk_succeeded(
+        tracking.recording.chunks.succeeded(
             task,
             result=result,
             seconds=work.seconds if work else None,
-            soon=True,
+            may_batch=True,
         )
     elif work is not None and work.attempt is not None:
-        ended = tracking.recorder.body_succeeded(task.job_id, attempt=work.attempt)
+        ended = tracking.recording.bodies.succeeded(task.job_id, attempt=work.attempt)
         if ended is not None and task_id != task.job_id:
             # The job's own result is that of the body that took effect, whichever message brought it.
             sender.backend.store_result(task.job_id, result, "SUCCESS")
@@ -191,13 +192,13 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
         # nobody is at work on it. A hard limit, which MainProcess tells, comes so too.
         own = work is not None or isinstance(exception, TimeLimitExceeded)
     if own and task.chunk_index is not None:
-        tracking.recorder.chunk_failed(task, error=describe(exception), attempt=attempt)
+        tracking.recording.chunks.failed(task, error=describe(exception), attempt=attempt)
     elif own:
-        tracking.recorder.body_failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
+        tracking.recording.bodies.failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
     elif task.chunk_index is not None:
         lost = isinstance(exception, WorkerLostError)
         reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
-        tracking.recorder.chunk_lost(task, attempt=None, reason=reason)
+        tracking.recording.chunks.lost(task, attempt=None, reason=reason)
     # A body that was lost is finished, or run again, by the reconciler once its lease is over.
 
 
@@ -206,8 +207,8 @@ def _succeeded(tracking: Tracking, task: TaskId, task_id: str) -> bool:
     receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the lease tells later.
     """
     if task.chunk_index is None:
-        return tracking.recorder.stored_body_success(task.job_id, task_id)
-    return tracking.recorder.stored_success(task, task_id)
+        return tracking.recording.bodies.stored_success(task.job_id, task_id)
+    return tracking.recording.chunks.stored_success(task, task_id)
 
 
 @_quiet
@@ -228,9 +229,9 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: A
         due = _countdown(reason) + _RETRY_LEASES * tracking.lease_seconds
         why = describe(getattr(reason, "exc", None) or reason)
     if task.chunk_index is not None:
-        tracking.recorder.chunk_retrying(task, attempt=attempt, due=due, reason=why)
+        tracking.recording.chunks.retrying(task, attempt=attempt, due=due, reason=why)
     elif attempt is not None:
-        tracking.recorder.body_retrying(task.job_id, attempt=attempt, due=due)
+        tracking.recording.bodies.retrying(task.job_id, attempt=attempt, due=due)
 
 
 @_quiet
@@ -242,9 +243,9 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     tracking, task = found
     reason = "its message expired before a worker took it" if expired else "its task was revoked"
     if task.chunk_index is not None:
-        tracking.recorder.chunk_failed(task, error=reason)
+        tracking.recording.chunks.failed(task, error=reason)
     else:
-        tracking.recorder.body_failed(task.job_id, request.id, error=reason)
+        tracking.recording.bodies.failed(task.job_id, request.id, error=reason)
 
 
 @_quiet
@@ -256,9 +257,9 @@ def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> No
     tracking, task = found
     error = f"the worker has no task named {name!r}; import its module there"
     if task.chunk_index is not None:
-        tracking.recorder.chunk_failed(task, error=error)
+        tracking.recording.chunks.failed(task, error=error)
     else:
-        tracking.recorder.body_failed(task.job_id, id, error=error)
+        tracking.recording.bodies.failed(task.job_id, id, error=error)
 
 
 @_quiet

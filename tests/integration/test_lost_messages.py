@@ -14,9 +14,10 @@ from kombu import Queue
 
 from celery_progress_ext import CeleryProgress, JobStatus, ids
 from celery_progress_ext.config import Settings
-from celery_progress_ext.publishing import Dispatch
-from celery_progress_ext.recovery import queries as due
-from celery_progress_ext.recovery.lost_messages import Overtaking
+from celery_progress_ext.publishing import Publisher
+from celery_progress_ext.recovery import queries
+from celery_progress_ext.recovery.lost_messages import LostMessageFinder
+from tests.support import sql
 from tests.support.rows import LEASE, Rows
 
 TICK = Settings().tick_seconds
@@ -43,8 +44,8 @@ def app() -> Iterator[Celery]:
 @pytest.fixture
 def lost(rows: Rows, app: Celery) -> Look:
     """The ids of the chunks that a look finds."""
-    overtaking = Overtaking(rows.database, Dispatch(app, rows.database), Settings())
-    return lambda: [row["id"] for row in overtaking.look().lost]
+    finder = LostMessageFinder(rows.database, Publisher(app, rows.database), Settings())
+    return lambda: [lost.chunk.id for lost in finder.look().lost]
 
 
 def _create(rows: Rows, total: int = 3, **options: Any) -> str:
@@ -56,7 +57,7 @@ def _ended(rows: Rows, **options: Any) -> str:
     job_id = _create(rows, 1, **options)
     rows.start(job_id, 0)
     rows.complete(job_id, 0)
-    assert rows.finish(job_id, rows.claim(job_id)["body_attempt"])["status"] == "COMPLETED"
+    assert rows.finish(job_id, rows.claim(job_id).body_attempt).status == "COMPLETED"
     return job_id
 
 
@@ -221,24 +222,24 @@ def test_an_overtaken_chunk_is_looked_at_again_at_the_next_tick(rows: Rows) -> N
     rows.pass_time(10 * LEASE)
     assert rows.lose(job_id, 0) is not None
     rows.pass_time(10 * LEASE)
-    due.extend(rows.database, job_id, seconds=LEASE, soon=TICK, below=2)
+    queries.extend(rows.database, job_id, seconds=LEASE, soon=TICK, below=2)
     rows.pass_time(TICK + 1)
-    assert [row["id"] for row in due.overdue_chunks(rows.database)] == [f"{job_id}.c1"]
+    assert [overdue.chunk.id for overdue in queries.overdue_chunks(rows.database)] == [f"{job_id}.c1"]
     rows.pass_time(LEASE)
-    assert len(due.overdue_chunks(rows.database)) == 4
+    assert len(queries.overdue_chunks(rows.database)) == 4
 
 
 def test_a_worker_that_is_busy_since_before_may_hold_a_message(rows: Rows) -> None:
     """It took it, and has not come to it."""
     busy = _create(rows, 1)
-    assert not due.at_work_since(rows.database, _now(rows))
+    assert not queries.at_work_since(rows.database, _now(rows))
     rows.start(busy, 0)
-    assert due.at_work_since(rows.database, _now(rows) + 1)
-    assert not due.at_work_since(rows.database, _now(rows) - LEASE)
+    assert queries.at_work_since(rows.database, _now(rows) + 1)
+    assert not queries.at_work_since(rows.database, _now(rows) - LEASE)
 
 
 def _now(rows: Rows) -> float:
-    row = rows.database.row("SELECT {now} AS now")
+    row = sql.row(rows.database, "SELECT {now} AS now")
     assert row is not None
     return float(row["now"])
 
@@ -250,9 +251,9 @@ def test_the_depth_is_asked_of_the_queue_that_the_task_names(rows: Rows, app: Ce
     @app.task(name="slow_work", queue="slow", shared=False)  # type: ignore[untyped-decorator]
     def slow_work() -> None: ...
 
-    dispatch = Dispatch(app, rows.database)
-    assert dispatch.queue_of({"task": "slow_work"}) == "slow"
-    assert dispatch.queue_of({"task": "slow_work", "options": {"queue": "fast"}}) == "fast"
+    publisher = Publisher(app, rows.database)
+    assert publisher.queue_of({"task": "slow_work"}) == "slow"
+    assert publisher.queue_of({"task": "slow_work", "options": {"queue": "fast"}}) == "fast"
 
 
 def test_a_queue_that_can_not_be_used_keeps_no_other_job_waiting(rows: Rows) -> None:

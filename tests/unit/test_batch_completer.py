@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from celery_progress_ext.recording import batch_completer as group_commit
-from celery_progress_ext.recording.batch_completer import GroupCommit
+from celery_progress_ext.recording import batch_completer
+from celery_progress_ext.recording.batch_completer import BatchCompleter
 from celery_progress_ext.storage.chunk_changes import Completion
 from tests.support.waiting import wait_for
 
@@ -28,14 +28,14 @@ def _completion(chunk_id: str) -> Completion:
 def test_a_single_completion_is_committed_by_who_tells_it() -> None:
     """A chunk of pages takes longer than the window: it never waits."""
     commits = _Commits()
-    GroupCommit(commits).add("job_a", _completion("a0"))
+    BatchCompleter(commits).add("job_a", _completion("a0"))
     assert commits == [("job_a", ["a0"])]
 
 
 def test_completions_within_the_window_are_one_commit_a_job() -> None:
     """Without a further completion that would take them along."""
     commits = _Commits()
-    waiting = GroupCommit(commits)
+    waiting = BatchCompleter(commits)
     for chunk in ("a0", "a1", "b0", "a2"):
         waiting.add(f"job_{chunk[0]}", _completion(chunk))
     assert commits == [("job_a", ["a0"])]
@@ -46,10 +46,10 @@ def test_completions_within_the_window_are_one_commit_a_job() -> None:
 def test_a_completion_after_the_window_takes_along_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread is needed while chunks come one after another."""
     commits = _Commits()
-    waiting = GroupCommit(commits)
+    waiting = BatchCompleter(commits)
     waiting.add("job_a", _completion("a0"))
     waiting.add("job_a", _completion("a1"))
-    monkeypatch.setattr(group_commit, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(batch_completer, "WINDOW_SECONDS", 0.0)
     waiting.add("job_a", _completion("a2"))
     assert commits[1] == ("job_a", ["a1", "a2"])
 
@@ -57,7 +57,7 @@ def test_a_completion_after_the_window_takes_along_what_waits(monkeypatch: pytes
 def test_a_flush_commits_what_waits_and_nothing_twice() -> None:
     """Before a failure, before the body, and when the process ends."""
     commits = _Commits()
-    waiting = GroupCommit(commits)
+    waiting = BatchCompleter(commits)
     for chunk in ("a0", "a1"):
         waiting.add("job_a", _completion(chunk))
     waiting.flush()
@@ -68,7 +68,7 @@ def test_a_flush_commits_what_waits_and_nothing_twice() -> None:
 def test_many_threads_lose_no_completion() -> None:
     """A pool of threads shares one."""
     commits = _Commits()
-    waiting = GroupCommit(commits)
+    waiting = BatchCompleter(commits)
 
     def tell(first: int) -> None:
         for index in range(first, first + 500):
@@ -87,7 +87,7 @@ def test_many_threads_lose_no_completion() -> None:
 def test_a_child_leaves_what_waits_to_its_parent() -> None:
     """Its parent's lock may be held for ever, and its timer is not there."""
     commits = _Commits()
-    waiting = GroupCommit(commits)
+    waiting = BatchCompleter(commits)
     for chunk in ("a0", "a1"):
         waiting.add("job_a", _completion(chunk))
     waiting._lock.acquire()

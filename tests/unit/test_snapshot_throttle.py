@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from celery_progress_ext.context import Runtime
-from celery_progress_ext.recording.snapshot_throttle import BURST, PER_SECOND, Outbox
-from celery_progress_ext.storage.database import Row
+from celery_progress_ext import JobStatus
+from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.recording.snapshot_throttle import BURST, PER_SECOND, SnapshotThrottle
+from celery_progress_ext.storage.rows import JobRow
 from tests.support.rows import Rows
 from tests.support.waiting import wait_for
 
@@ -31,76 +33,76 @@ def sent() -> _Sent:
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, sent: _Sent) -> Iterator[tuple[Outbox, Row]]:
+def outbox(tmp_path: Path, sent: _Sent) -> Iterator[tuple[SnapshotThrottle, JobRow]]:
     """An outbox, and the row of a job that runs."""
     rows = Rows(f"sqlite:///{tmp_path}/progress.db")
     change = rows.start(rows.create(2), 0)
     assert change is not None
-    made = Runtime(lambda: {"progress_database_url": f"sqlite:///{tmp_path}/progress.db"})
+    made = ProcessContext(lambda: {"progress_database_url": f"sqlite:///{tmp_path}/progress.db"})
     made.__dict__["broadcaster"] = sent
-    yield Outbox(made), change.job
+    yield SnapshotThrottle(made), change.job
     rows.database.dispose()
     made.database.dispose()
 
 
-def test_few_changes_are_sent_as_they_come(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_few_changes_are_sent_as_they_come(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Nobody waits for the chunk of a job of seventeen."""
     box, job = outbox
     for version in range(BURST):
-        box.post({**job, "version": version})
+        box.submit(replace(job, version=version))
     assert sent == list(range(BURST))
 
 
-def test_of_many_changes_the_newest_is_sent_in_time(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_of_many_changes_the_newest_is_sent_in_time(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """A thousand within a moment are some twenty events, in order, and the last of them is not missing."""
     box, job = outbox
     began = time.monotonic()
     for version in range(1000):
-        box.post({**job, "version": version})
+        box.submit(replace(job, version=version))
     wait_for(lambda: sent[-1] == 999, 5.0)
     assert sent == sorted(sent)
     assert len(sent) <= BURST + 1 + (time.monotonic() - began) * PER_SECOND
 
 
-def test_an_older_change_does_not_replace_one_that_waits(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_an_older_change_does_not_replace_one_that_waits(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Two threads of a process, the later one first."""
     box, job = outbox
     for version in range(BURST + 1):
-        box.post({**job, "version": version})
-    box.post({**job, "version": 0})
+        box.submit(replace(job, version=version))
+    box.submit(replace(job, version=0))
     wait_for(lambda: len(sent) > BURST, 5.0)
     assert sent[-1] == BURST
 
 
-def test_the_end_does_not_wait(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_the_end_does_not_wait(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Nor does anything that waited follow it."""
     box, job = outbox
     for version in range(50):
-        box.post({**job, "version": version})
-    box.post({**job, "version": 50, "status": "COMPLETED"})
+        box.submit(replace(job, version=version))
+    box.submit(replace(job, version=50, status=JobStatus.COMPLETED))
     assert sent[-1] == 50
     box.flush()
     assert sent[-1] == 50
 
 
-def test_a_process_that_ends_sends_what_waits(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_a_process_that_ends_sends_what_waits(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """With ``worker_process_shutdown``; a killed one's snapshot comes with the next tick."""
     box, job = outbox
     for version in range(50):
-        box.post({**job, "version": version})
+        box.submit(replace(job, version=version))
     box.flush()
     assert sent[-1] == 49
 
 
-def test_a_child_has_an_outbox_of_its_own(outbox: tuple[Outbox, Row], sent: _Sent) -> None:
+def test_a_child_has_an_outbox_of_its_own(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """What waited at the fork is the parent's to send, and its lock may be held for ever."""
     box, job = outbox
     for version in range(50):
-        box.post({**job, "version": version})
+        box.submit(replace(job, version=version))
     box._lock.acquire()
     child = os.fork()
     if child == 0:  # pragma: no cover
-        box.post({**job, "version": 100})
+        box.submit(replace(job, version=100))
         os._exit(0 if sent[-1] == 100 else 1)
     box._lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,142 @@
+"""What happens to a job's body: claimed once, alive, finished or failed, and sent when nobody else does."""
+
+from __future__ import annotations
+
+from celery_progress_ext import ids
+from celery_progress_ext.config import Settings
+from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.ids import TaskId
+from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.publishing import SUCCESS, Publisher, ResultLost
+from celery_progress_ext.recording.announcer import Announcer
+from celery_progress_ext.storage import body_changes, job_changes, lookups
+from celery_progress_ext.storage.job_changes import Ended
+from celery_progress_ext.storage.rows import JobRow
+
+logger = get_logger(__name__)
+
+
+class BodyRecorder:
+    """Records what bodies report. Methods return what took effect, or None where the report was out of date."""
+
+    def __init__(self, context: ProcessContext, publisher: Publisher, announcer: Announcer) -> None:
+        self._context = context
+        self._publisher = publisher
+        self._announcer = announcer
+
+    def claimed(self, task: TaskId, task_id: str) -> JobRow | None:
+        """Take the merge for this delivery; None where it must end without effect."""
+        job = self._context.database.write(
+            lambda conn: body_changes.claim(
+                conn,
+                task.job_id,
+                task_id=task_id,
+                lease=self._settings.lease_seconds,
+                max_tries=self._settings.max_attempts,
+            )
+        )
+        if job is None:
+            logger.info("body_superseded", job_id=task.job_id, task_id=task_id)
+            return None
+        logger.info("merge_started", job_id=job.id, attempt=job.body_attempt)
+        self._announcer.broadcast(job)
+        return job
+
+    def alive(self, job_id: str, *, attempt: int) -> bool:
+        """Renew the body's lease; False where it was superseded."""
+        lease = self._settings.lease_seconds
+        return bool(
+            self._context.database.write(lambda conn: body_changes.beat(conn, job_id, attempt=attempt, lease=lease))
+        )
+
+    def progressed(self, job_id: str, *, attempt: int, done: int) -> bool:
+        """Record how far the merge is; False where it was superseded."""
+        lease = self._settings.lease_seconds
+        job = self._context.database.write(
+            lambda conn: body_changes.progress(conn, job_id, attempt=attempt, done=done, lease=lease)
+        )
+        if job is not None:
+            self._announcer.broadcast(job)
+        return job is not None
+
+    def succeeded(self, job_id: str, *, attempt: int) -> JobRow | None:
+        """The merge took effect: the job is COMPLETED or PARTIAL."""
+        job = self._context.database.write(lambda conn: body_changes.finish(conn, job_id, attempt=attempt))
+        if job is not None:
+            self._announcer.job_ended(job)
+        return job
+
+    def stored_success(self, job_id: str, task_id: str) -> bool:
+        """Record the success that the result backend has of the body's task; whether it has one."""
+        job = lookups.job(self._context.database, job_id)
+        # Only a merge that this run began: the body of the run before it, in a PARTIAL job, succeeded too.
+        if job is None or job.merge_started_at is None or job.body_task_id != task_id:
+            return False
+        state, _ = self._publisher.outcome(task_id)
+        if state == SUCCESS:
+            self.succeeded(job_id, attempt=job.body_attempt)
+        return state == SUCCESS
+
+    def failed(self, job_id: str, task_id: str, *, error: str, attempt: int | None = None) -> JobRow | None:
+        """The merge failed for good: the job is FAILED; what its chunks made is kept for a retry.
+
+        :param attempt: the one that failed; None where the reporter does not know it (MainProcess), and then the
+            failure counts only where the job waits for this very task.
+        """
+        if attempt is None:
+            job = lookups.job(self._context.database, job_id)
+            if job is None or not _awaits(job, task_id):
+                return None
+            attempt = job.body_attempt
+        error = f"Merging failed: {error}"
+        ended = self._context.database.write(
+            lambda conn: job_changes.end(conn, job_id, JobStatus.FAILED, error=error, body_attempt=attempt)
+        )
+        if ended is None:
+            return None
+        self._announcer.job_ended(ended.job)
+        return ended.job
+
+    def retrying(self, job_id: str, *, attempt: int, due: float) -> None:
+        """Celery's own retry of the body: it comes again within ``due`` seconds."""
+        job = self._context.database.write(lambda conn: body_changes.release(conn, job_id, attempt=attempt, due=due))
+        if job is not None:
+            self._announcer.broadcast(job)
+
+    def send(self, job_id: str, *, seen_dispatches: int | None = None) -> bool:
+        """Publish the body if it is due and nobody else does; True where this call did."""
+        due = self._context.database.write(
+            lambda conn: body_changes.take_dispatch(
+                conn, job_id, grace=self._settings.lease_seconds, seen_dispatches=seen_dispatches
+            )
+        )
+        if due is None:
+            return False
+        try:
+            self._publisher.body(due)
+        except ResultLost as error:
+            self.failed(job_id, due.job.body_task_id, error=str(error), attempt=due.job.body_attempt)
+        return True
+
+    def send_if_settled(self, job: JobRow) -> None:
+        """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""
+        if job.chunks.settled and not job.chord_intact:
+            self.send(job.id, seen_dispatches=job.body_dispatches)
+
+    def run_ended(self, ended: Ended) -> None:
+        """Announce that a run was ended early, and stop its tasks."""
+        self._announcer.job_ended(ended.job)
+        self._publisher.revoke(ended.task_ids)
+
+    @property
+    def _settings(self) -> Settings:
+        return self._context.settings
+
+
+def _awaits(job: JobRow, task_id: str) -> bool:
+    """Whether this body's task is the one that the run has, or waits for: not one of the run before, reported late."""
+    if job.merge_started_at is not None:
+        return job.body_task_id == task_id
+    task = ids.parse(task_id)
+    return job.chunks.settled and task is not None and task.dispatch > job.body_dispatches

@@ -1,0 +1,84 @@
+"""Single rows and short lists that the recorder asks for."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.storage.counters import COUNTERS
+from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.expressions import now
+from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, is_status, unfinished
+from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import processing_jobs as jobs
+
+_OF_JOB = sa.bindparam("of_job", type_=sa.String)
+_JOB = sa.select(*JOB_COLUMNS).where(jobs.c.id == _OF_JOB)
+_ONE = chunks.c.id == sa.bindparam("of_chunk", type_=sa.String)
+_CHUNK = sa.select(*CHUNK_COLUMNS).where(_ONE)
+_ABANDONED = _CHUNK.where(
+    sa.or_(
+        is_status(chunks.c.status, ChunkStatus.PENDING),
+        sa.and_(
+            is_status(chunks.c.status, ChunkStatus.PROCESSING),
+            sa.or_(chunks.c.leased_until < now(), chunks.c.attempt == sa.bindparam("dead_attempt", type_=sa.Integer)),
+        ),
+    )
+)
+_UNFINISHED_TASKS = (
+    sa.select(chunks.c.task_id).where(chunks.c.job_id == _OF_JOB, unfinished).order_by(chunks.c.chunk_index)
+)
+
+
+def job(database: Database, job_id: str) -> JobRow | None:
+    """A job; None where there is none."""
+    row = database.row(_JOB, of_job=job_id)
+    return None if row is None else JobRow.of(row)
+
+
+def chunk(database: Database, chunk_id: str) -> ChunkRow | None:
+    """A chunk; None where there is none."""
+    row = database.row(_CHUNK, of_chunk=chunk_id)
+    return None if row is None else ChunkRow.of(row)
+
+
+def abandoned_chunk(database: Database, chunk_id: str, *, dead_attempt: int) -> ChunkRow | None:
+    """A chunk, if nobody alive works on it and it is not finished.
+
+    :param dead_attempt: an attempt that is known to be dead although its lease still runs.
+    """
+    row = database.row(_ABANDONED, of_chunk=chunk_id, dead_attempt=dead_attempt)
+    return None if row is None else ChunkRow.of(row)
+
+
+def unfinished_tasks(database: Database, job_id: str) -> list[str]:
+    """The task ids of a job's unfinished chunks, in the order of the header."""
+    return [row.task_id for row in database.rows(_UNFINISHED_TASKS, of_job=job_id)]
+
+
+_RESULTS = (
+    sa.select(chunks.c.chunk_index, chunks.c.task_id, chunks.c.result)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.COMPLETED))
+    .order_by(chunks.c.chunk_index)
+)
+
+
+def results(database: Database, job_id: str) -> list[tuple[int, str, list[object] | None]]:
+    """Index, task id and kept result, in a list of one, of each completed chunk; None where it was too large."""
+    return [(row.chunk_index, row.task_id, row.result) for row in database.rows(_RESULTS, of_job=job_id)]
+
+
+_BY_STATUS = sa.select(
+    jobs.c.status,
+    sa.func.count().label("jobs"),
+    *(sa.func.sum(column).label(status.value) for status, column in COUNTERS.items()),
+    sa.func.sum(jobs.c.pages_done).label("pages"),
+).group_by(jobs.c.status)
+
+
+def counts_by_status(database: Database) -> dict[str, dict[str, int]]:
+    """By a job's status: how many ``jobs``, their ``pages`` done, and their chunks by status."""
+    return {
+        row.status: {name: int(value) for name, value in row._mapping.items() if name != "status"}
+        for row in database.rows(_BY_STATUS)
+    }
