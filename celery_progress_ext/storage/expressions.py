@@ -56,12 +56,12 @@ def rows_of(parameter: str, name: str) -> sa.TableValuedAlias:
     return json_items(sa.bindparam(parameter, type_=sa.Text)).table_valued(sa.column("value", JSON), name=name)
 
 
-class among(FunctionElement[bool]):
+class among(FunctionElement[Any]):
     """Whether a column has one of the values of a scalar subquery. PostgreSQL, which would scan the table for a join
     or a long list, goes by the column's index for an array that it does not know beforehand.
     """
 
-    type = sa.Boolean()
+    # Not Boolean: for SQLite, which has none, SQLAlchemy would compare it with 1, and the index would go unused.
     inherit_cache = True
 
 
