@@ -19,7 +19,7 @@ from pathlib import Path
 import redis as redis_py
 import structlog
 
-from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.tracked_job import TrackedJob
 from tasks.embedded.servers import RedisServer
 from tests.support.chords import MODULE, Bench, environment
 from tests.support.processes import BeatProcess, WorkerProcess

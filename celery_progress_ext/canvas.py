@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
+from uuid import UUID
 
-import redis.exceptions
-from celery import Celery
-from celery.canvas import Signature, chain, chord, group
+from celery import Celery, uuid
+from celery.canvas import Signature, chain, chord, group, maybe_signature
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.result import AsyncResult
 from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
-from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.context import ProcessContext
-from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
-from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.exceptions import InvalidCanvas, NotPublished
+from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.publishing import PublishOnceGroup, ignore_results_of_tracked
+from celery_progress_ext.publishing import Publisher, PublishOnceGroup, ignore_results_of_tracked, outage_of
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.storage import job_changes
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.json import dumps, loads
+from celery_progress_ext.tracked_job import Operations, TrackedJob
 
 logger = get_logger(__name__)
 
@@ -45,86 +41,20 @@ _MESSAGE_OPTIONS = frozenset(
         "headers",
         "serializer",
         "compression",
-        "link_error",
     }
 )
-#: What publishing raises where the broker or the result backend is away, or can not take anything now.
-OUTAGE_ERRORS = (
-    OperationalError,
-    OSError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ResponseError,  # out of memory, a replica that is read-only
-)
-#: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
-_WATCH_SECONDS = 1.0
 
 
-class Extension(Protocol):
+class Extension(Operations, Protocol):
     """What the canvas needs of ``CeleryProgress``."""
-
-    @property
-    def context(self) -> ProcessContext:
-        """Settings, database and broadcaster."""
 
     @property
     def recording(self) -> Recording:
         """Records how a job ends."""
 
-    def retry_failed(self, job_id: str) -> JobSnapshot:
-        """Run again what failed."""
-
-    def cancel(self, job_id: str) -> JobSnapshot:
-        """Stop a job."""
-
-
-class TrackedJob(AsyncResult):  # type: ignore[misc]
-    """A published job. As an ``AsyncResult`` it is the body's: ``get()`` waits for what the body returns."""
-
-    def __init__(self, job_id: str, extension: Extension, **options: Any) -> None:
-        super().__init__(job_id, **options)
-        self._extension = extension
-
-    def __del__(self) -> None:
-        """Nothing: Celery's own asks Redis to forget the result, and holds up its process while Redis is away."""
-
-    def snapshot(self) -> JobSnapshot:
-        """The whole truth about the job now."""
-        return self._extension.context.jobs.snapshot(self.id)
-
-    def watch(self, timeout: float | None = None) -> Iterator[JobSnapshot]:
-        """Snapshots as they come, each newer than the last, to the terminal one.
-
-        :param timeout: seconds after which to stop all the same; None to wait for the end.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        seen = -1
-        news = _Wakeups(self._extension.context.broadcaster, job_channel(self.id))
-        try:
-            while True:
-                snapshot = self.snapshot()
-                if snapshot.version > seen:
-                    seen = snapshot.version
-                    yield snapshot
-                if snapshot.status.terminal or (deadline is not None and time.monotonic() >= deadline):
-                    return
-                news.wait(_WATCH_SECONDS)
-        finally:
-            news.close()
-
-    def retry_failed(self) -> JobSnapshot:
-        """Run only the failed chunks again, and then the body.
-
-        :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
-        """
-        return self._extension.retry_failed(self.id)
-
-    def cancel(self) -> JobSnapshot:
-        """Stop what is queued or running, keep what is finished.
-
-        :raises IllegalTransition: when the job is over.
-        """
-        return self._extension.cancel(self.id)
+    @property
+    def publisher(self) -> Publisher:
+        """Notes what was sent."""
 
 
 @Signature.register_type("tracked_chord")
@@ -163,13 +93,11 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         header = header if isinstance(header, group | dict) else list(header)
         kwargs = options.pop("kwargs", None) or {"kwargs": {}}
         if matter_id is not None or "tracking" not in kwargs:
-            if not matter_id or not document_id:
-                raise InvalidCanvas("tracked_chord needs a matter_id and a document_id")
             kwargs = {
                 **kwargs,
                 "tracking": {
-                    "matter_id": matter_id,
-                    "document_id": document_id,
+                    "matter_id": _identifier("matter_id", matter_id),
+                    "document_id": _identifier("document_id", document_id),
                     "ranges": None if ranges is None else [[int(first), int(last)] for first, last in ranges],
                     "unit": unit,
                     "on_chunk_failure": on_chunk_failure,
@@ -184,18 +112,24 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         """What was said of the job when the canvas was made."""
         return dict(self.kwargs["tracking"])
 
-    def freeze(self, _id: str | None = None, **options: Any) -> Any:
-        """Give the job its id, once per application of a surrounding chain: a redelivered step then finds its job."""
-        job_id = self.options.get("progress_job_id") or ids.new_job_id()
-        self.options["progress_job_id"] = job_id
-        return super().freeze(job_id, **options)
+    def freeze(self, _id: str | None = None, **options: Any) -> TrackedJob:
+        """Give the job its id, and what follows the body theirs, once per application of a surrounding chain: a
+        redelivered step then finds its job.
+        """
+        job_id = self.options.setdefault("progress_job_id", self.options.get("progress_job_id") or ids.new_job_id())
+        self.id = job_id
+        if not isinstance(self.tasks, group):
+            self.tasks = group(self.tasks, app=self.app)
+        self.kwargs["body"], last_id = _with_fixed_ids(self.kwargs["body"], self.app)
+        # The first task of the chain may take its time before it publishes the job.
+        return TrackedJob(job_id, type(self)._extension_of(self.app), last_id=last_id, wait=float("inf"), app=self.app)
 
     def apply_async(self, args: Any = (), kwargs: Any = None, **options: Any) -> TrackedJob:
         """Insert the rows, then publish the chord.
 
         From the rows on the job exists. Where the broker or the result backend is away, the job is returned all the
-        same, with the warning ``job_not_sent``: what was not sent is overdue a lease later, and the reconciler sends
-        it once they are back. Who published again would have two jobs.
+        same, with the warning ``job_not_sent``: the reconciler sends what was not sent once they are back. Publishing
+        again would create a second job.
 
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
@@ -208,45 +142,52 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         extension: Extension = type(self)._extension_of(app)
         options = {**self.options, **options}
         job_id = options.pop("progress_job_id", None) or ids.new_job_id()
+        kwargs = dict(kwargs or {})
         # One copy of the header at a time: the rows hold each signature as JSON, until they are committed, and what is
         # published is cloned from the members again. Celery makes a copy of its own.
         members = _members(self.tasks)
-        body, followers = _body(self.body, app)
-        for callback in (*followers, *_chain_callbacks(options, app), *(maybe_list(options.pop("link", None)) or ())):
-            body.link(callback)
+        body, last_id = _with_fixed_ids(kwargs.pop("body", None) or self.kwargs["body"], app)
+        body, followers = _body(body, options, app)
         # In the stored signatures too, so that a chunk sent again goes the same way. The results are always stored:
-        # what no receiver told is asked of the backend, and a backend that polls waits for them for ever (F26).
+        # what no receiver reported is looked up in the backend, and one that polls waits for them for ever (F26).
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
         sent_with["ignore_result"] = False
         body.options.update(sent_with)
         header = _Header(members, args, kwargs, sent_with)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
+        lease, seconds = extension.context.settings.lease_seconds, _seconds_to(delay, app)
         create = partial(
             job_changes.create,
-            new=_new_job(job_id, self.tracking, header, body),
-            due=extension.context.settings.lease_seconds + _seconds_to(delay, app),
+            new=_new_job(job_id, self.tracking, header, body, followers),
+            due=lease + seconds,
+            lease=lease,
         )
         created = extension.context.database.write(create)
         del create
-        job = TrackedJob(job_id, extension, app=app)
+        job = TrackedJob(job_id, extension, last_id=last_id, app=app)
         if created is None:
             logger.info("job_exists", job_id=job_id)
             return job
         logger.info("job_created", job_id=job_id, matter_id=self.tracking["matter_id"], chunks=len(header))
         try:
             extension.context.broadcaster.publish(extension.context.snapshots.of(created))
-        except Exception as error:  # the database went away behind the commit; the job is there, and the tick tells it
-            logger.warning("job_not_told", job_id=job_id, error=f"{type(error).__name__}: {error}")
-        plain = chord([], _with_id(body, job_id), app=app)
-        plain.tasks = PublishOnceGroup(
+        except Exception as error:
+            # The database was lost right after the commit; the job exists and the next tick broadcasts it.
+            logger.warning("job_not_broadcast", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        plain = chord([], _with_id(body, ids.body_task_id(job_id, 1)), app=app)
+        parts = PublishOnceGroup(
             [_with_id(signature, ids.chunk_task_id(job_id, index, 1)) for index, signature in enumerate(header)],
             app=app,
         )
-        _publish(plain, job_id, extension, **delay)
+        plain.tasks = parts
+        with extension.publisher.marker(job_id, delay=seconds) as marker:
+            parts.on_sent = lambda task_id: marker.sent(task_id.rpartition(".")[0], task_id)
+            _publish(plain, job_id, extension, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
-        return self.apply_async(**options)
+        """Celery's documented form: ``tracked_chord(header, …)(body)``."""
+        return self.apply_async((), {"body": body} if body else {}, **options)
 
 
 def bind(find: Any) -> None:
@@ -258,7 +199,7 @@ def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> N
     """Send the chord's messages, or leave that to the reconciler."""
     try:
         ignore_results_of_tracked(plain.app)
-        plain.apply_async(task_id=job_id, root_id=job_id, **delay)
+        plain.apply_async(task_id=ids.body_task_id(job_id, 1), root_id=job_id, **delay)
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
     except Exception as error:
@@ -268,7 +209,7 @@ def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> N
             advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
             logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)
             return
-        # A queue, a serializer or a result backend that can not be used: another try would tell the same.
+        # A queue, a serializer or a result backend that can not be used: retrying can not help.
         reason = f"{type(error).__name__}: {error}"
         verdict = f"The job could not be published: {reason}"
         ended = extension.context.database.write(
@@ -279,25 +220,34 @@ def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> N
         raise NotPublished(f"Job {job_id} could not be published, and is FAILED: {reason}", job_id=job_id) from error
 
 
-def outage_of(error: BaseException | None) -> BaseException | None:
-    """The error of a server that is away, which Celery may have wrapped: a lost Redis becomes a RuntimeError."""
-    while error is not None and not isinstance(error, OUTAGE_ERRORS):
-        error = error.__cause__
-    return error
+def _identifier(name: str, value: Any) -> str:
+    """An id as the rows hold it: text."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidCanvas(
+        f"tracked_chord needs a {name}: a string that is not empty (or a UUID, or a number), not {value!r}"
+    )
 
 
 def _members(tasks: Any) -> list[Signature]:
-    members = list(tasks.tasks if isinstance(tasks, group) else tasks)
-    if not members:
+    given = list(tasks.tasks if isinstance(tasks, group) else tasks)
+    if not given:
         raise InvalidCanvas("The header is empty: give tracked_chord at least one task signature.")
-    for index, member in enumerate(members):
-        if not isinstance(member, Signature):
-            members[index] = member = Signature.from_dict(member)
+    members: list[Signature] = []
+    for index, member in enumerate(given):
+        member = member if isinstance(member, Signature) else Signature.from_dict(member)
+        if member.subtask_type == "chunks":
+            # `task.chunks(…)` is a way to write several tasks.
+            members += member.group().tasks
+            continue
         if isinstance(member, group | chord | chain) or member.subtask_type:
             raise InvalidCanvas(
                 f"Header member {index} is a {member.subtask_type or type(member).__name__}, not a task: a chunk"
                 " is one task. Call the steps from one task, or chain them after the tracked chord."
             )
+        members.append(member)
     return members
 
 
@@ -318,35 +268,72 @@ class _Header:
             yield member.clone(self._args, self._kwargs).set(**self._options)
 
 
-def _body(body: Any, app: Celery) -> tuple[Signature, list[Signature]]:
-    """The task that merges, and what follows it in a chain."""
+def _with_fixed_ids(body: Any, app: Celery) -> tuple[Any, str | None]:
+    """The body, and what a canvas chained to it with task ids that stay; and the id of the last of these."""
+    body = maybe_signature(body, app=app)
+    if not _is_chain(body):
+        return body, None
+    body = body.clone()
+    last = None
+    body.tasks = _flat(body)
+    for step in body.tasks[1:]:
+        last = None if isinstance(step, group) else step.options.setdefault("task_id", uuid())
+    return body, last
+
+
+def _is_chain(signature: Any) -> bool:
+    """Celery's ``chain`` makes objects of another class."""
+    return getattr(signature, "subtask_type", None) == "chain"
+
+
+def _flat(steps: Any) -> list[Signature]:
+    """The steps of a chain, which may be chains."""
+    return [each for step in steps.tasks for each in (_flat(step) if _is_chain(step) else [step])]
+
+
+def _body(body: Any, options: dict[str, Any], app: Celery) -> tuple[Signature, dict[str, Any]]:
+    """The task that merges, without callbacks, and what follows the job: ``links`` and ``errbacks``.
+
+    Celery publishes a task's callbacks when its code returns, once for each time that it ran, and calls the errbacks of
+    a chord's body as soon as a part fails (F21, F22). Here the job's end decides.
+    """
     if body is None:
         raise InvalidCanvas("tracked_chord needs a body: the task that merges the chunks' results.")
-    if isinstance(body, chain) or getattr(body, "subtask_type", None) == "chain":
-        first, *rest = body.tasks
-        merge, _ = _body(first, app)
-        followers = [] if not rest else [rest[0].clone() if len(rest) == 1 else chain(*rest, app=app)]
-        return merge, followers
-    if isinstance(body, group | chord) or body.subtask_type:
+    rest: list[Signature] = []
+    links: list[Signature] = []
+    errbacks: list[Signature] = []
+    if _is_chain(body):
+        links += maybe_list(body.options.get("link")) or []
+        errbacks += maybe_list(body.options.get("link_error")) or []
+        body, *rest = _flat(body)
+    if isinstance(body, group | chord | chain) or body.subtask_type:
         raise InvalidCanvas(
             f"The body is a {body.subtask_type or type(body).__name__}, not a task: give the task that merges, and"
             " chain the rest: tracked_chord(header, merge.s(), …) | rest."
         )
     merge = body.clone()
     merge.options.pop("task_id", None)
-    return merge, []
+    # What a surrounding chain has left to run; Celery keeps it reversed.
+    rest += [Signature.from_dict(dict(step), app=app) for step in reversed(options.pop("chain", None) or ())]
+    for source in (merge.options, options):
+        links += maybe_list(source.pop("link", None)) or []
+        errbacks += maybe_list(source.pop("link_error", None)) or []
+    if rest:
+        follower = rest[0].clone() if len(rest) == 1 else chain(*rest, app=app)
+        for link in links:
+            follower.link(link)
+        for errback in errbacks:
+            follower.link_error(errback)
+        links = [follower]
+    for link in links:
+        if not _is_chain(link) and not isinstance(link, group):
+            link["options"].setdefault("task_id", uuid())
+    return merge, {"links": links, "errbacks": errbacks}
 
 
-def _chain_callbacks(options: dict[str, Any], app: Celery) -> list[Signature]:
-    """What a surrounding chain has left to run (Celery keeps it reversed), as callbacks of the body."""
-    rest = options.pop("chain", None)
-    if not rest:
-        return []
-    steps = [Signature.from_dict(dict(step), app=app) for step in reversed(rest)]
-    return [steps[0] if len(steps) == 1 else chain(*steps, app=app)]
-
-
-def _new_job(job_id: str, tracking: Mapping[str, Any], header: _Header, body: Signature) -> NewJob:
+def _new_job(
+    job_id: str, tracking: Mapping[str, Any], header: _Header, body: Signature, followers: Mapping[str, Any]
+) -> NewJob:
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
     chunks = _chunks(tracking["ranges"], len(header))
@@ -359,6 +346,7 @@ def _new_job(job_id: str, tracking: Mapping[str, Any], header: _Header, body: Si
         metadata=_stored(tracking["metadata"], "metadata"),
         body_task_id=ids.body_task_id(job_id, 1),
         body_signature=_stored(body, "the body's arguments"),
+        followers=_stored(followers, "what follows the body"),
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),
@@ -409,30 +397,3 @@ def _seconds_to(delay: Mapping[str, Any], app: Celery) -> float:
 def _with_id(signature: Signature, task_id: str) -> Signature:
     """The signature with its task id chosen: `group` keeps it through publishing."""
     return signature.set(task_id=task_id)
-
-
-class _Wakeups:
-    """Waits for a channel's next message; without the broadcaster it is a pause, and the rows are looked at anyway."""
-
-    def __init__(self, broadcaster: Broadcaster, channel: str) -> None:
-        self._broadcaster = broadcaster
-        self._channel = channel
-        self._subscription: Subscription | None = None
-
-    def wait(self, seconds: float) -> None:
-        """Return at the next message, or after ``seconds``; at once when the subscription is new."""
-        try:
-            if self._subscription is None:
-                self._subscription = self._broadcaster.subscribe()
-                self._subscription.add(self._channel)
-            else:
-                self._subscription.get(seconds)
-        except ProgressError:
-            self.close()
-            time.sleep(seconds)
-
-    def close(self) -> None:
-        """Give the connection back."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.close()

@@ -11,7 +11,6 @@ from celery import Celery, Task, signals
 
 from celery_progress_ext import canvas, context
 from celery_progress_ext.broadcast import Broadcaster
-from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.config import Settings
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import NotConfigured
@@ -25,6 +24,7 @@ from celery_progress_ext.recovery.reconciler import Reconciler
 from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
+from celery_progress_ext.tracked_job import TrackedJob
 from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
 from celery_progress_ext.worker.heartbeat import Heartbeats, Work
@@ -128,7 +128,7 @@ class CeleryProgress:
     @cached_property
     def publisher(self) -> Publisher:
         """Publishes chunks and bodies again."""
-        return Publisher(self.app, self.database)
+        return Publisher(self.app, self.database, self.settings)
 
     @cached_property
     def recording(self) -> Recording:
@@ -168,14 +168,27 @@ class CeleryProgress:
         """
         self._reporter.report(task, done=done, total=total)
 
+    def reservation(self, task: Task, *, page: int, message: str) -> None:
+        """A task says that it could not wholly read (or do) a page of its chunk: the chunk may still succeed, and its
+        job ends PARTIAL and names the page. A retry runs the chunk again. Outside a tracked chunk it does nothing.
+
+        :param page: counted as the chunk's range is.
+        :param message: a sentence for people, such as "Page 3 could not be rendered: …".
+        :raises Superseded: as :meth:`report` does.
+        """
+        self._reporter.reservation(task, page=page, message=message)
+
     def attempt(self, task: Task) -> int:
         """This run's attempt, the fencing token for what it writes; 0 for a first run that is not recorded yet."""
         work: Work | None = self.heartbeats.get(task.request.id)
         return (work.attempt or 0) if work else 0
 
-    def job(self, job_id: str) -> TrackedJob:
-        """The handle of a job that was published before, here or elsewhere."""
-        return TrackedJob(job_id, self, app=self.app)
+    def job(self, job_id: str, *, wait: float = 0.0) -> TrackedJob:
+        """The handle of a job that was published before, here or elsewhere.
+
+        :param wait: seconds for which it may not be there yet: a task before it in a chain publishes it.
+        """
+        return TrackedJob(job_id, self, wait=wait, app=self.app)
 
     def watch(self, job_id: str) -> Iterator[JobSnapshot]:
         """Snapshots of a job as they come, to the terminal one."""
@@ -215,7 +228,7 @@ class CeleryProgress:
         _ = self.database, self.broadcaster
 
     def _on_finalized(self, sender: Celery, **_: Any) -> None:
-        admission.install(sender, receivers.claim_or_refuse)
+        admission.install(sender, receivers.claim_or_refuse, receivers.hand_over)
         seconds = self.settings.tick_seconds
         # `expires`: a backlog of ticks that waited for a worker is worth one tick (F24).
         sender.add_periodic_task(seconds, sender.tasks[TICK].s(), name=TICK, expires=seconds)
@@ -249,7 +262,7 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     app = getattr(sender, "app", None)
     found = None if app is None else _extension_of(app)
     if found is not None:
-        admission.install(found.app, receivers.claim_or_refuse)
+        admission.install(found.app, receivers.claim_or_refuse, receivers.hand_over)
         prefork.connect(found._preload)
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)

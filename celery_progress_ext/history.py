@@ -21,6 +21,7 @@ class EventType(StrEnum):
     CHUNK_FAILED = "chunk_failed"
     CHUNK_RETRYING = "chunk_retrying"
     CHUNK_REDISPATCHED = "chunk_redispatched"
+    CHUNK_REOPENED = "chunk_reopened"
     BODY_DISPATCHED = "body_dispatched"
     MERGE_STARTED = "merge_started"
     STATUS_UPDATED = "status_updated"
@@ -80,6 +81,8 @@ _CHUNK_STEPS: Mapping[str, _Step] = MappingProxyType(
         # A failed chunk goes back to the queue only with the whole job, by JOB_RETRIED.
         EventType.CHUNK_RETRYING: _RELEASED,
         EventType.CHUNK_REDISPATCHED: _RELEASED,
+        # With a retry of the job: its pages were not all read.
+        EventType.CHUNK_REOPENED: _Step(ChunkStatus.PENDING, frozenset({ChunkStatus.COMPLETED})),
     }
 )
 #: What an event makes of the job. Every event of a chunk makes it PROCESSING.
@@ -211,8 +214,11 @@ class HistoryReplay:
     def _broken_end_rule(self, event: Event) -> str | None:
         if not self._merging or event.attempt != self.body_attempt:
             return "an end only by the newest merge of the run"
-        expected = EventType.JOB_PARTIAL if self._counts[ChunkStatus.FAILED] else EventType.JOB_COMPLETED
-        return None if event.type == expected else f"{expected}: {self._counts[ChunkStatus.FAILED]} chunks failed"
+        failed = self._counts[ChunkStatus.FAILED]
+        # One without a failed chunk may be PARTIAL all the same: pages that were not wholly read are no events.
+        if failed and event.type == EventType.JOB_COMPLETED:
+            return f"{EventType.JOB_PARTIAL}: {failed} chunks failed"
+        return None
 
     @property
     def _settled(self) -> bool:

@@ -1,8 +1,9 @@
 """Task ids that say what they belong to, so that a receiver needs no query and an untracked task costs a prefix test.
 
 =====================  ==================================
-``job_ab12``           the job, and the first body it sends
-``job_ab12.b2``        the body, sent for the second time
+``job_ab12``           the job; its result is the library's to write
+``job_ab12.b1``        the body, sent by Celery's chord
+``job_ab12.b2``        the body, sent by the library
 ``job_ab12.c4``        the row of chunk 4
 ``job_ab12.c4.1``      chunk 4, sent for the first time
 =====================  ==================================
@@ -47,8 +48,10 @@ def chunk_task_id(job_id: str, index: int, dispatch: int) -> str:
 
 
 def body_task_id(job_id: str, dispatch: int) -> str:
-    """The id of the body's task; the first is the job id itself, so that the job's result is the body's."""
-    return job_id if dispatch <= 1 else f"{job_id}.b{dispatch}"
+    """The id of the body's task. Never the job id: Celery stores the ChordError of a failed header under the first
+    body's id, and ignores a later result (F22).
+    """
+    return f"{job_id}.b{dispatch}"
 
 
 def parse(task_id: str | None) -> TaskId | None:
@@ -61,6 +64,7 @@ def _parse(task_id: str) -> TaskId | None:
     job_id, _, rest = task_id.partition(".")
     try:
         if not rest:
+            # A chord that was published before the body had an id of its own.
             return TaskId(job_id, None, 1)
         if rest[0] == "b":
             return TaskId(job_id, None, int(rest[1:]))

@@ -105,6 +105,24 @@ class ChunkFailure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PageShortfall:
+    """A page that a completed chunk could not wholly read, with the sentence that its task gave."""
+
+    chunk_index: int
+    page: int
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The page as on the wire."""
+        return {
+            "chunk_index": self.chunk_index,
+            "page_start": self.page,
+            "page_end": self.page,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class StalledChunk:
     """A chunk that is alive but makes no page progress, or whose lease ran out."""
 
@@ -144,7 +162,8 @@ class JobSnapshot:
     error: str | None = None
     eta: Eta | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    failures: tuple[ChunkFailure, ...] = ()
+    failures: tuple[ChunkFailure | PageShortfall, ...] = ()
+    failures_total: int = 0
     stalled: tuple[StalledChunk, ...] = ()
     heartbeat_at: float | None = None
     finished_at: float | None = None
@@ -179,6 +198,7 @@ class JobSnapshot:
             },
             "metadata": dict(self.metadata),
             "failures": [failure.to_dict() for failure in self.failures],
+            "failures_total": self.failures_total,
             "stalled": [chunk.to_dict() for chunk in self.stalled],
             "heartbeat_at": iso(self.heartbeat_at),
             "created_at": iso(self.created_at),

@@ -21,6 +21,8 @@ from celery_progress_ext.storage.rows import ChunkRow, JobRow
 
 T = TypeVar("T")
 
+_BATCH = 200
+
 logger = get_logger(__name__)
 
 
@@ -40,6 +42,7 @@ class Operations:
         """
         due = self._context.settings.lease_seconds
         job = self._changed(job_id, "retry", lambda conn: job_changes.reopen(conn, job_id, due=due))
+        self._recording.conclusion.forget(job_id)
         self._recording.announcer.broadcast(job, bypass_cache=True)
         try:
             self._send(job)
@@ -50,21 +53,25 @@ class Operations:
         return self._context.jobs.snapshot(job_id)
 
     def _send(self, job: JobRow) -> None:
-        for sent in sending.pending_chunks(self._context.database, job.id):
-            if not self._finished_before(sent.chunk):
-                self._publisher.chunk(sent)
+        after = -1
+        while batch := sending.unsent_chunks(self._context.database, job.id, after=after, limit=_BATCH):
+            for each in batch:
+                # Its pages are to be read again where the run before did not read them all.
+                if each.chunk.reservations is None:
+                    self._finished_before(each.chunk)
+            after = batch[-1].chunk.chunk_index
+        self._publisher.unsent_chunks(job.id)
         if job.completed_chunks == job.total_chunks:
             self._recording.bodies.send(job.id)
 
-    def _finished_before(self, chunk: ChunkRow) -> bool:
+    def _finished_before(self, chunk: ChunkRow) -> None:
         """Record a chunk that was in flight when the run before ended, and finished: it is not done again."""
         task = TaskId(chunk.job_id, chunk.chunk_index, chunk.dispatches - 1)
         try:
-            return self._recording.chunks.stored_success(task, ids.chunk_task_id(*astuple(task)))
+            self._recording.chunks.stored_success(task, ids.chunk_task_id(*astuple(task)))
         except Exception as error:
             # The result backend is away: a second run does no harm.
             logger.warning("outcome_not_read", job_id=task.job_id, error=f"{type(error).__name__}: {error}")
-            return False
 
     def cancel(self, job_id: str) -> JobSnapshot:
         """Stop what is queued or running, keep what is finished; the job is CANCELLED.

@@ -7,25 +7,50 @@ keep them for as long as it lives; and for a header of thousands they are a thir
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
+import redis.exceptions
 from celery import Celery
 from celery.canvas import Signature, group
 from celery.result import AsyncResult
 from celery.utils.functional import regen
+from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
+from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.storage import Database, lookups
+from celery_progress_ext.storage import Database, lookups, sending
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.sending import SentChunk
 
 logger = get_logger(__name__)
 
+#: Messages that are published between two notes of it.
+_BATCH = 200
+
 #: States of a Celery result that will not change any more by themselves.
 SUCCESS, FAILURE = "SUCCESS", "FAILURE"
+
+
+#: What publishing raises where the broker or the result backend is away, or can not take anything now.
+OUTAGE_ERRORS = (
+    OperationalError,
+    OSError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.ResponseError,  # out of memory, a replica that is read-only
+)
+
+
+def outage_of(error: BaseException | None) -> BaseException | None:
+    """The error of a server that is away, which Celery may have wrapped: a lost Redis becomes a RuntimeError."""
+    while error is not None and not isinstance(error, OUTAGE_ERRORS):
+        error = error.__cause__
+    return error
 
 
 class ResultLost(ProgressError):
@@ -48,21 +73,47 @@ _WHERE = ("queue", "exchange", "routing_key", "priority")
 class Publisher:
     """Publishes what the rows say is due, and asks Celery what it knows."""
 
-    def __init__(self, app: Celery, database: Database) -> None:
+    def __init__(self, app: Celery, database: Database, settings: Settings) -> None:
         self._app = app
         self._database = database
+        self._settings = settings
 
     @property
     def app(self) -> Celery:
         """The Celery app."""
         return self._app
 
-    def chunk(self, sent: SentChunk) -> None:
-        """Publish a chunk under the task id that its row carries."""
+    def unsent_chunks(self, job_id: str) -> int:
+        """Publish the chunks of a job that the broker has not taken yet; how many.
+
+        The caller holds the right to it (``sending.take_unsent``, or has just made them so).
+
+        :raises Exception: what publishing raises; what was not sent is noted as such, and costs neither a try nor
+            patience.
+        """
+        count, after = 0, -1
+        with self.marker(job_id) as marker:
+            while batch := sending.unsent_chunks(self._database, job_id, after=after, limit=_BATCH):
+                for each in batch:
+                    self._chunk(each)
+                    marker.sent(each.chunk.id, each.chunk.task_id)
+                count, after = count + len(batch), batch[-1].chunk.chunk_index
+        return count
+
+    def marker(self, job_id: str, *, delay: float = 0.0) -> SentMarker:
+        """What notes which of a job's messages the broker took. A context manager.
+
+        :param delay: seconds that the messages may not be started before.
+        """
+        return SentMarker(self._database, job_id, lease=self._settings.lease_seconds, delay=delay)
+
+    def _chunk(self, sent: SentChunk) -> None:
         chunk = sent.chunk
         signature = Signature.from_dict(dict(sent.signature), app=self._app)
         ignore_results_of_tracked(self._app)
-        signature.apply_async(task_id=chunk.task_id, root_id=chunk.job_id)
+        wait = sent.due_in - self._settings.lease_seconds
+        delay = {"countdown": wait} if wait > 1.0 else {}
+        signature.apply_async(task_id=chunk.task_id, root_id=chunk.job_id, **delay)
         logger.info("chunk_dispatched", job_id=chunk.job_id, chunk_index=chunk.chunk_index, task_id=chunk.task_id)
 
     def body(self, due: BodyDispatch) -> None:
@@ -156,8 +207,56 @@ class Publisher:
         return result
 
 
+class SentMarker:
+    """Notes in the rows what the broker took, a batch at a time: only what was sent can be lost, and what was not is
+    simply sent. While it is open, its sender is taken to be alive.
+    """
+
+    def __init__(self, database: Database, job_id: str, *, lease: float, delay: float) -> None:
+        self._database = database
+        self._job_id = job_id
+        self._lease = lease
+        self._delay = delay
+        self._tasks: list[tuple[str, str]] = []
+        self._noted_at = time.monotonic()
+
+    def sent(self, chunk_id: str, task_id: str) -> None:
+        """The broker took a message."""
+        self._tasks.append((chunk_id, task_id))
+        if len(self._tasks) >= _BATCH or time.monotonic() - self._noted_at > self._lease / 4:
+            self._note(last=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._note(last=True)
+
+    def _note(self, *, last: bool) -> None:
+        tasks, self._tasks = self._tasks, []
+        self._noted_at = time.monotonic()
+        write = partial(
+            sending.mark_sent,
+            job_id=self._job_id,
+            tasks=tasks,
+            due=self._lease + self._delay,
+            lease=self._lease,
+            last=last,
+        )
+        try:
+            self._database.write(write)
+        except Exception as error:
+            # The reconciler sends them once more, under another number: a second message ends before the user's code.
+            logger.warning("sent_not_noted", job_id=self._job_id, error=f"{type(error).__name__}: {error}")
+
+
 class PublishOnceGroup(group):  # type: ignore[misc]
-    """A header that is published exactly once, by its creator, so its members need not be cloned."""
+    """A header that is published exactly once, by its creator, so its members need not be cloned.
+
+    ``on_sent`` is called with each member's task id, once the broker took it.
+    """
+
+    on_sent: Callable[[str], None] | None = None
 
     def clone(self, *args: Any, **kwargs: Any) -> Self:
         """Itself, where a chord would begin with a copy."""
@@ -172,8 +271,10 @@ class PublishOnceGroup(group):  # type: ignore[misc]
         self, tasks: Any, producer: Any = None, app: Celery | None = None, p: Any = None, **options: Any
     ) -> Iterator[AsyncResult]:
         """Celery's, without the barrier ``p``, by which each part's result is waited for."""
-        parts: Iterator[AsyncResult] = super()._apply_tasks(tasks, producer, app, None, **options)
-        return parts
+        for part in super()._apply_tasks(tasks, producer, app, None, **options):
+            if self.on_sent is not None:
+                self.on_sent(part.id)
+            yield part
 
 
 _MARK = "_celery_progress_unawaited"

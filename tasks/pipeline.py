@@ -10,8 +10,8 @@ from uuid import uuid4
 import structlog
 
 from celery_progress_ext import tracked_chord
-from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.exceptions import NotPublished
+from celery_progress_ext.tracked_job import TrackedJob
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits

@@ -7,6 +7,7 @@ from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.body_recorder import BodyRecorder
 from celery_progress_ext.recording.chunk_recorder import ChunkRecorder
+from celery_progress_ext.recording.conclusion import Conclusion
 
 
 class Recording:
@@ -14,7 +15,8 @@ class Recording:
 
     def __init__(self, context: ProcessContext, publisher: Publisher) -> None:
         self.announcer = Announcer(context)
-        self.bodies = BodyRecorder(context, publisher, self.announcer)
+        self.conclusion = Conclusion(context, publisher)
+        self.bodies = BodyRecorder(context, publisher, self.announcer, self.conclusion)
         self.chunks = ChunkRecorder(context, publisher, self.announcer, self.bodies)
 
     def flush(self) -> None:

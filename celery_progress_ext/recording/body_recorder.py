@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery_progress_ext import ids
 from celery_progress_ext.config import Settings
 from celery_progress_ext.context import ProcessContext
@@ -10,8 +12,11 @@ from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import SUCCESS, Publisher, ResultLost
 from celery_progress_ext.recording.announcer import Announcer
+from celery_progress_ext.recording.conclusion import Conclusion
 from celery_progress_ext.storage import body_changes, job_changes, lookups
+from celery_progress_ext.storage.chunk_changes import small_json
 from celery_progress_ext.storage.job_changes import Ended
+from celery_progress_ext.storage.json import loads
 from celery_progress_ext.storage.rows import JobRow
 
 logger = get_logger(__name__)
@@ -20,10 +25,13 @@ logger = get_logger(__name__)
 class BodyRecorder:
     """Records what bodies report. Methods return what took effect, or None where the report was out of date."""
 
-    def __init__(self, context: ProcessContext, publisher: Publisher, announcer: Announcer) -> None:
+    def __init__(
+        self, context: ProcessContext, publisher: Publisher, announcer: Announcer, conclusion: Conclusion
+    ) -> None:
         self._context = context
         self._publisher = publisher
         self._announcer = announcer
+        self._conclusion = conclusion
 
     def claimed(self, task: TaskId, task_id: str) -> JobRow | None:
         """Take the merge for this delivery; None where it must end without effect."""
@@ -60,12 +68,23 @@ class BodyRecorder:
             self._announcer.broadcast(job)
         return job is not None
 
-    def succeeded(self, job_id: str, *, attempt: int) -> JobRow | None:
+    def succeeded(self, job_id: str, *, attempt: int, result: Any) -> JobRow | None:
         """The merge took effect: the job is COMPLETED or PARTIAL."""
-        job = self._context.database.write(lambda conn: body_changes.finish(conn, job_id, attempt=attempt))
+        kept = small_json(result)
+        job = self._context.database.write(
+            lambda conn: body_changes.finish(
+                conn, job_id, attempt=attempt, result=None if kept is None else loads(kept)
+            )
+        )
         if job is not None:
-            self._announcer.job_ended(job)
+            self._conclude(job, result=result, known=True)
         return job
+
+    def _conclude(self, job: JobRow, *, result: Any = None, known: bool = False) -> None:
+        # A caller of `job.get()` that saw the end must find the result.
+        self._conclusion.store_result(job, result=result, known=known)
+        self._announcer.job_ended(job)
+        self._conclusion.follow_or_log(job.id)
 
     def stored_success(self, job_id: str, task_id: str) -> bool:
         """Record the success that the result backend has of the body's task; whether it has one."""
@@ -73,9 +92,9 @@ class BodyRecorder:
         # Only a merge that this run began: the body of the run before it, in a PARTIAL job, succeeded too.
         if job is None or job.merge_started_at is None or job.body_task_id != task_id:
             return False
-        state, _ = self._publisher.outcome(task_id)
+        state, result = self._publisher.outcome(task_id)
         if state == SUCCESS:
-            self.succeeded(job_id, attempt=job.body_attempt)
+            self.succeeded(job_id, attempt=job.body_attempt, result=result)
         return state == SUCCESS
 
     def failed(self, job_id: str, task_id: str, *, error: str, attempt: int | None = None) -> JobRow | None:
@@ -95,7 +114,7 @@ class BodyRecorder:
         )
         if ended is None:
             return None
-        self._announcer.job_ended(ended.job)
+        self._conclude(ended.job)
         return ended.job
 
     def retrying(self, job_id: str, *, attempt: int, due: float) -> None:
@@ -106,18 +125,32 @@ class BodyRecorder:
 
     def send(self, job_id: str, *, seen_dispatches: int | None = None) -> bool:
         """Publish the body if it is due and nobody else does; True where this call did."""
+        lease = self._settings.lease_seconds
         due = self._context.database.write(
-            lambda conn: body_changes.take_dispatch(
-                conn, job_id, grace=self._settings.lease_seconds, seen_dispatches=seen_dispatches
-            )
+            lambda conn: body_changes.take_dispatch(conn, job_id, grace=lease, seen_dispatches=seen_dispatches)
         )
         if due is None:
             return False
+        dispatches = due.job.body_dispatches
         try:
             self._publisher.body(due)
         except ResultLost as error:
             self.failed(job_id, due.job.body_task_id, error=str(error), attempt=due.job.body_attempt)
+        except Exception as error:
+            # It costs neither a try nor patience: the next tick tries again.
+            logger.warning("body_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
+            self._context.database.write(lambda conn: body_changes.not_sent(conn, job_id, dispatches=dispatches))
+            return False
+        else:
+            self._context.database.write(
+                lambda conn: body_changes.sent(conn, job_id, dispatches=dispatches, grace=lease)
+            )
         return True
+
+    def postpone(self, job_id: str) -> None:
+        """The body's message waits, or may be held by a busy worker: look again a lease later."""
+        grace = self._settings.lease_seconds
+        self._context.database.write(lambda conn: body_changes.postpone(conn, job_id, grace=grace))
 
     def send_if_settled(self, job: JobRow) -> None:
         """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""
@@ -126,7 +159,7 @@ class BodyRecorder:
 
     def run_ended(self, ended: Ended) -> None:
         """Announce that a run was ended early, and stop its tasks."""
-        self._announcer.job_ended(ended.job)
+        self._conclude(ended.job)
         self._publisher.revoke(ended.task_ids)
 
     @property

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
-from celery_progress_ext.chunks import format_chunk_failure_message
+from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
 from celery_progress_ext.config import Settings
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.ids import TaskId
@@ -20,7 +18,8 @@ from celery_progress_ext.publishing import SUCCESS, Publisher
 from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.batch_completer import BatchCompleter
 from celery_progress_ext.recording.body_recorder import BodyRecorder
-from celery_progress_ext.storage import chunk_changes, job_changes, lookups, sending
+from celery_progress_ext.recording.processes import is_gone, process_name
+from celery_progress_ext.storage import chunk_changes, job_changes, lookups, sending, shortfalls
 from celery_progress_ext.storage.chunk_changes import Change, Completion
 from celery_progress_ext.storage.job_changes import Ended
 
@@ -56,7 +55,7 @@ class ChunkRecorder:
                 lease=self._settings.lease_seconds,
                 max_tries=self._settings.max_attempts,
                 elapsed=elapsed,
-                worker=worker_name(),
+                worker=process_name(),
                 dead_attempt=dead,
             )
         )
@@ -112,6 +111,7 @@ class ChunkRecorder:
             result=result,
             seconds=seconds,
             chord_intact=counted_by_celery and task.dispatch == 1,
+            dispatch=task.dispatch,
         )
         if may_batch:
             self._completions.add(task.job_id, completion)
@@ -190,6 +190,14 @@ class ChunkRecorder:
             self._bodies.send_if_settled(change.job)
         return change
 
+    def reserved(self, task: TaskId, *, attempt: int, reservations: Sequence[Mapping[str, Any]]) -> bool:
+        """Note the pages that this attempt could not wholly read; False where the attempt was superseded."""
+        return bool(
+            self._context.database.write(
+                lambda conn: shortfalls.reserve(conn, task.chunk_id, attempt=attempt, reservations=reservations)
+            )
+        )
+
     def retrying(self, task: TaskId, *, attempt: int | None, due: float, reason: str) -> Change | None:
         """Celery's own retry: the same task comes again within ``due`` seconds."""
         change = self._release(task, attempt=attempt, due=due, reason=reason, resend=False)
@@ -198,30 +206,51 @@ class ChunkRecorder:
         return change
 
     def lost(
-        self, task: TaskId, *, attempt: int | None, reason: str, only_if_lease_expired: bool = False
+        self,
+        task: TaskId,
+        *,
+        attempt: int | None,
+        reason: str,
+        delivered: bool = False,
+        only_if_lease_expired: bool = False,
     ) -> Change | None:
         """Send a chunk again whose worker or message is lost; fail it where it was tried too often.
 
+        A try is a delivery that is known to have reached a worker: a message that was lost on its way is none.
+
+        :param delivered: the message reached a worker, even if no start was recorded.
         :param only_if_lease_expired: it may have been renewed, or begun, since somebody looked.
         """
         row = lookups.chunk(self._context.database, task.chunk_id)
-        if row is not None and row.tries >= self._settings.max_attempts:
-            error = f"{reason}; it was tried {row.tries} times"
+        tries = 0 if row is None else row.tries + int(delivered and row.status is ChunkStatus.PENDING)
+        if tries >= self._settings.max_attempts:
+            error = f"{reason}; it was tried {tries} times"
             return self.failed(task, error=error, attempt=attempt, only_if_lease_expired=only_if_lease_expired)
-        # Each message that vanishes doubles the patience with the next, so that a long queue is not flooded.
-        due = self._settings.lease_seconds * 2 ** min(task.dispatch, 6)
         change = self._release(
-            task, attempt=attempt, due=due, reason=reason, resend=True, only_if_lease_expired=only_if_lease_expired
+            task,
+            attempt=attempt,
+            due=self._settings.lease_seconds,
+            reason=reason,
+            resend=True,
+            delivered=delivered,
+            only_if_lease_expired=only_if_lease_expired,
         )
         if change is not None:
             self._announcer.chunk_changed(change, "chunk_redispatched", error=reason)
-            self._send(change.chunk.id)
+            self.send_unsent(task.job_id)
         return change
 
-    def _send(self, chunk_id: str) -> None:
-        sent = sending.sent_chunk(self._context.database, chunk_id)
-        if sent is not None:
-            self._publisher.chunk(sent)
+    def send_unsent(self, job_id: str) -> None:
+        """Publish what the broker has not taken of a job, unless somebody else is at it. What can not be sent now, the
+        next tick sends.
+        """
+        lease = self._settings.lease_seconds
+        if not self._context.database.write(lambda conn: sending.take_unsent(conn, job_id, lease=lease)):
+            return
+        try:
+            self._publisher.unsent_chunks(job_id)
+        except Exception as error:
+            logger.warning("chunks_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
 
     def _release(
         self,
@@ -231,6 +260,7 @@ class ChunkRecorder:
         due: float,
         reason: str,
         resend: bool,
+        delivered: bool = False,
         only_if_lease_expired: bool = False,
     ) -> Change | None:
         dispatch = task.dispatch + 1 if resend else task.dispatch
@@ -244,6 +274,7 @@ class ChunkRecorder:
                 reason=reason,
                 attempt=attempt,
                 resend=resend,
+                delivered=delivered,
                 only_if_lease_expired=only_if_lease_expired,
             )
         )
@@ -257,18 +288,9 @@ class ChunkRecorder:
     def _dead_attempt(self, chunk_id: str) -> int:
         """The attempt that holds the chunk, if its process was on this machine and is gone; else -1."""
         row = lookups.chunk(self._context.database, chunk_id)
-        if row is None or row.status.terminal or not row.worker:
+        if row is None or row.status is not ChunkStatus.PROCESSING or row.worker is None:
             return -1
-        host, _, pid = row.worker.rpartition(":")
-        if host != socket.gethostname():
-            return -1
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return row.attempt
-        except OSError:
-            return -1
-        return -1
+        return row.attempt if is_gone(row.worker) else -1
 
     def reconcile_header(self, job_id: str) -> None:
         """Before the body is claimed: Celery publishes it before the last task_success (``mark_as_done`` counts the
@@ -280,7 +302,14 @@ class ChunkRecorder:
             task = ids.parse(task_id)
             state, result = self._publisher.outcome(task_id)
             if state == SUCCESS and task is not None:
-                found.append(Completion(chunk_id=task.chunk_id, result=result, chord_intact=task.dispatch == 1))
+                found.append(
+                    Completion(
+                        chunk_id=task.chunk_id,
+                        result=result,
+                        chord_intact=task.dispatch == 1,
+                        dispatch=task.dispatch,
+                    )
+                )
         for first in range(0, len(found), _TOGETHER):
             self._complete(job_id, found[first : first + _TOGETHER])
 
@@ -291,11 +320,6 @@ class ChunkRecorder:
     @property
     def _settings(self) -> Settings:
         return self._context.settings
-
-
-def worker_name() -> str:
-    """This process, as a chunk's row names who works on it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _verdict(change: Change, error: str) -> str | None:

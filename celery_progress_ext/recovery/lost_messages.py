@@ -81,6 +81,8 @@ class Overtaken:
 
     #: Chunks to be sent again.
     lost: list[LostChunk]
+    #: Queue → everything that was sent to it before this moment, and is not started by now, is lost.
+    ripe: dict[QueueKey, float]
     #: Job id → chunks on their first message in front of this index were overtaken, if not a lease ago.
     below: dict[str, int]
 
@@ -106,7 +108,7 @@ class LostMessageFinder:
             below[front.job_id] = index
             if len(lost) < queries.BATCH:
                 lost += self._lost(front, reached.ripe)
-        return Overtaken(lost=lost[: queries.BATCH], below=below)
+        return Overtaken(lost=lost[: queries.BATCH], below=below, ripe=reached.ripe)
 
     def _fronts(self) -> tuple[list[_Front], _Reached]:
         fronts: list[_Front] = []
@@ -153,13 +155,10 @@ class LostMessageFinder:
         if not rows:
             return []
         ahead = self._ahead(front)
-        resent = {}
-        if any(not row.first_message for row in rows):
-            resent = queries.resent_at(self._database, front.job_id)
         lost = []
         for row in rows:
             queue = self._publisher.queue_key(row.signature)
-            sent_by = self._sent_by(row, front, resent)
+            sent_by = self._sent_by(row, front)
             if queue is None or any((row.signature.get("options") or {}).get(name) for name in _DELAYS):
                 continue
             overtaken_inside = row.first_message and row.chunk.chunk_index < ahead.get(queue, -1)
@@ -185,8 +184,9 @@ class LostMessageFinder:
                 ahead.setdefault(queue, index)
         return ahead
 
-    def _sent_by(self, row: PassedChunk, front: _Front, resent: dict[int, float]) -> float:
+    def _sent_by(self, row: PassedChunk, front: _Front) -> float:
         """When the chunk's newest message was sent at the latest."""
-        index = row.chunk.chunk_index
-        header = front.since + index / _PUBLISHED_PER_SECOND
-        return max(header, resent.get(index, 0.0)) + self._settings.tick_seconds
+        if row.chunk.sent_at is not None:
+            return row.chunk.sent_at
+        # A row of before revision 0003.
+        return front.since + row.chunk.chunk_index / _PUBLISHED_PER_SECOND + self._settings.tick_seconds

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.history import EventType
+from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.rows import (
@@ -26,7 +27,7 @@ from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import job_events as events
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.schema import unaudited
-from celery_progress_ext.storage.sending import SENT_COLUMNS, SentChunk
+from celery_progress_ext.storage.sending import SENT_COLUMNS, SentChunk, sent
 
 #: Rows of one kind that one tick takes on; the next tick takes the next ones.
 BATCH = 500
@@ -36,17 +37,17 @@ _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 _LIMIT = sa.bindparam("limit", type_=sa.Integer)
 
 
-def _expired(status: ChunkStatus) -> sa.Select[Any]:
+def _expired(status: ChunkStatus, *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
     return (
         sa.select(*SENT_COLUMNS)
         .join(jobs, jobs.c.id == chunks.c.job_id)
-        .where(is_status(chunks.c.status, status), chunks.c.leased_until < now(), counting)
+        .where(is_status(chunks.c.status, status), chunks.c.leased_until < now(), counting, *conditions)
         .order_by(chunks.c.leased_until)
         .limit(BATCH)
     )
 
 
-_LAPSED, _OVERDUE = _expired(ChunkStatus.PROCESSING), _expired(ChunkStatus.PENDING)
+_LAPSED, _OVERDUE = _expired(ChunkStatus.PROCESSING), _expired(ChunkStatus.PENDING, sent)
 
 
 def lapsed_chunks(database: Database) -> list[SentChunk]:
@@ -64,6 +65,7 @@ _FIRST_MESSAGE = sa.and_(chunks.c.dispatches == 1, chunks.c.attempt == 0, chunks
 _OVERDUE_OF_JOB = sa.and_(
     chunks.c.job_id == _OF_JOB,
     is_status(chunks.c.status, ChunkStatus.PENDING),
+    sent,
     # The sum keeps SQLite from the index of all overdue chunks, where those of one job are to be found.
     chunks.c.leased_until + 0.0 < now(),
 )
@@ -260,7 +262,12 @@ _PASSED = (
 def passed_chunks(database: Database, job_id: str, *, below: int, resent: bool) -> list[PassedChunk]:
     """A job's overdue chunks in front of index ``below`` on their first message; or all, with those sent again."""
     return [
-        PassedChunk(chunk=ChunkRow.of(row), signature=row.signature, first_message=bool(row.first_message))
+        PassedChunk(
+            chunk=ChunkRow.of(row),
+            signature=row.signature,
+            due_in=row.due_in or 0.0,
+            first_message=bool(row.first_message),
+        )
         for row in database.rows(_PASSED, of_job=job_id, below=below, resent=resent)
     ]
 
@@ -291,21 +298,6 @@ def ripe_evidence(
     return [(row.chunk_index, row.signature) for row in rows]
 
 
-_RESENT_AT = (
-    sa.select(events.c.chunk_index, sa.func.max(events.c.at).label("at"))
-    .where(
-        events.c.job_id == _OF_JOB,
-        events.c.type.in_([EventType.CHUNK_REDISPATCHED.value, EventType.CHUNK_RETRYING.value]),
-    )
-    .group_by(events.c.chunk_index)
-)
-
-
-def resent_at(database: Database, job_id: str) -> dict[int, float]:
-    """When the newest message of each chunk was sent that had more than one, as the job's history has it."""
-    return {row.chunk_index: row.at for row in database.rows(_RESENT_AT, of_job=job_id)}
-
-
 _AT_WORK_SINCE = (
     sa.select(sa.literal(1))
     .select_from(chunks)
@@ -322,8 +314,30 @@ def at_work_since(database: Database, moment: float) -> bool:
     return database.row(_AT_WORK_SINCE, moment=moment) is not None
 
 
+_SENT_WITHIN = sa.select(sa.bindparam("moment", type_=sa.Double) > now() - sa.bindparam("seconds", type_=sa.Double))
+
+
+def sent_within(database: Database, moment: float, *, seconds: float) -> bool:
+    """Whether ``moment`` is less than so many seconds ago, on the database's clock."""
+    row = database.row(_SENT_WITHIN, moment=moment, seconds=seconds)
+    return row is not None and bool(row[0])
+
+
+_MERGING_SINCE = (
+    sa.select(sa.literal(1))
+    .select_from(jobs)
+    .where(active, jobs.c.body_leased_until > now(), jobs.c.merge_started_at < sa.bindparam("moment", type_=sa.Double))
+    .limit(1)
+)
+
+
+def merging_since(database: Database, moment: float) -> bool:
+    """The same for bodies."""
+    return database.row(_MERGING_SINCE, moment=moment) is not None
+
+
 _SETTLED = (
-    sa.select(*JOB_COLUMNS)
+    sa.select(*JOB_COLUMNS, jobs.c.body_signature)
     .where(
         active,
         settled,
@@ -336,9 +350,39 @@ _SETTLED = (
 )
 
 
-def settled_jobs(database: Database) -> list[JobRow]:
+def settled_jobs(database: Database) -> list[BodyDispatch]:
     """Jobs whose chunks are all terminal and whose body is due: not alive, and nobody is about to publish it."""
-    return [JobRow.of(row) for row in database.rows(_SETTLED)]
+    return [BodyDispatch(job=JobRow.of(row), signature=row.body_signature) for row in database.rows(_SETTLED)]
+
+
+_LEASE = sa.bindparam("lease", type_=sa.Double)
+_TOO_FAR = now() + 1.5 * _LEASE
+_HELD_TOO_FAR = sa.and_(is_status(chunks.c.status, ChunkStatus.PROCESSING), chunks.c.leased_until > _TOO_FAR)
+_ANY_TOO_FAR = sa.union_all(
+    sa.select(chunks.c.id).where(_HELD_TOO_FAR),
+    sa.select(jobs.c.id).where(active, sa.or_(jobs.c.body_leased_until > _TOO_FAR, jobs.c.publishing_until > _TOO_FAR)),
+).limit(1)
+_CLAMPED = now() + _LEASE
+_CLAMP = (
+    sa.update(chunks).where(_HELD_TOO_FAR).values(leased_until=_CLAMPED),
+    sa.update(jobs).where(active, jobs.c.body_leased_until > _TOO_FAR).values(body_leased_until=_CLAMPED),
+    sa.update(jobs).where(active, jobs.c.publishing_until > _TOO_FAR).values(publishing_until=_CLAMPED),
+)
+
+
+def clamp_leases(database: Database, *, lease: float) -> int:
+    """Shorten leases that end further in the future than any is given: the database's clock went back, and a worker
+    that died meanwhile would not be missed. Due times of what waits are left alone: they may be days away.
+
+    :returns: how many there were.
+    """
+    if database.row(_ANY_TOO_FAR, lease=lease) is None:
+        return 0
+
+    def write(conn: Connection) -> int:
+        return sum(conn.execute(each, {"lease": lease}).rowcount for each in _CLAMP)
+
+    return database.write(write) or 0
 
 
 _RUNNING = (

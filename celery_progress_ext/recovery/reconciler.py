@@ -6,8 +6,8 @@ changes as everyone else; so two beats, late ticks and a tick that dies half-way
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -17,22 +17,59 @@ from celery_progress_ext.exceptions import DatabaseNotMigrated, describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher
+from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher, QueueKey
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.recovery.lost_messages import LostChunk, LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
-from celery_progress_ext.storage import retention
-from celery_progress_ext.storage.rows import ChunkRow, JobRow
+from celery_progress_ext.storage import endings, retention, sending
+from celery_progress_ext.storage.body_changes import BodyDispatch
+from celery_progress_ext.storage.rows import ChunkRow
 from celery_progress_ext.storage.sending import SentChunk
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
 
+#: A message that a busy worker may hold is taken for lost after so many leases all the same.
+_HELD_LEASES = 8
+#: What follows a run is published within so many seconds of its end, or never: the broker was away for days.
+_CONCLUDED_WITHIN = 7 * 86_400.0
+
 #: Snapshots built and sent in one go by the heartbeat.
 _PAGE = 200
+
+
+class QueueDepths:
+    """How many messages wait in a queue, asked for once a tick."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._depths: dict[str, int | None] = {}
+
+    def of(self, signature: Mapping[str, Any]) -> int | None:
+        """The depth of the queue that this goes to; None where the broker does not say."""
+        queue = self._publisher.queue_of(signature)
+        if queue not in self._depths:
+            self._depths[queue] = self._publisher.waiting(signature)
+        return self._depths[queue]
+
+
+class OneLook:
+    """How far the queues have been taken, looked up when it is first asked for."""
+
+    def __init__(self, finder: LostMessageFinder, depths: QueueDepths) -> None:
+        self._finder = finder
+        self.depths = depths
+
+    @cached_property
+    def _ripe(self) -> Mapping[QueueKey, float]:
+        return self._finder.look().ripe
+
+    def overtaken(self, queue: QueueKey | None, sent_at: float) -> bool:
+        """Whether something that was sent to this queue later was started more than a lease ago."""
+        return queue is not None and sent_at < self._ripe.get(queue, 0.0)
 
 
 class Reconciler:
@@ -51,15 +88,32 @@ class Reconciler:
     def tick(self) -> dict[str, int]:
         """Run every step, each even where another fails; how many rows each looked at, and jobs found drifted."""
         steps: tuple[Callable[[], int], ...] = (
+            self.clamp,
             self.heal_lapsed,
+            self.heal_unsent,
             self.heal_overdue,
             self.heal_settled,
+            self.conclude,
             self.beat,
             self.check,
             self.forget,
         )
         self._drifted = 0
         return {**{step.__name__: self._run(step) for step in steps}, "drifted": self._drifted}
+
+    def clamp(self) -> int:
+        """Shorten leases that a clock that went back has made too long."""
+        clamped = queries.clamp_leases(self._context.database, lease=self._context.settings.lease_seconds)
+        if clamped:
+            logger.warning("leases_clamped", leases=clamped, reason="the database's clock went back")
+        return clamped
+
+    def heal_unsent(self) -> int:
+        """What the broker has not taken, because it was away or its publisher died, is sent."""
+        found = sending.jobs_with_unsent_chunks(self._context.database, limit=queries.BATCH)
+        for job_id in found:
+            self._recording.chunks.send_unsent(job_id)
+        return len(found)
 
     def heal_lapsed(self) -> int:
         """A chunk whose worker is silent: record what it achieved, or send it again."""
@@ -74,27 +128,21 @@ class Reconciler:
         if not rows:
             return 0
         overtaken = self._finder.look()
-        for row in overtaken.lost:
-            self._each(self._heal_overtaken, row)
+        for lost in overtaken.lost:
+            self._each(self._heal_overtaken, lost)
         # Those that were given a message of their own, or were left for now, are not to be judged by the queue's depth.
         done = {lost.chunk.id for lost in overtaken.lost}
         rows = [row for row in rows if row.chunk.id not in done]
-        depths: dict[str, int | None] = {}
+        depths = QueueDepths(self._publisher)
         for job_id, found in groupby(sorted(rows, key=_job_of), key=_job_of):
             chunks = list(found)
             heal = partial(self._heal_overdue_job, chunks, depths, below=overtaken.below.get(job_id, -1))
             self._each(heal, chunks[0])
         return len(rows) + len(done)
 
-    def _heal_overdue_job(
-        self, chunks: list[SentChunk], depths: dict[str, int | None], first: SentChunk, *, below: int
-    ) -> None:
-        """Send a job's overdue chunks again where their queue is empty; its depth is asked for once a tick."""
-        signature = first.signature
-        queue = self._publisher.queue_of(signature)
-        if queue not in depths:
-            depths[queue] = self._publisher.waiting(signature)
-        if depths[queue] != 0:
+    def _heal_overdue_job(self, chunks: list[SentChunk], depths: QueueDepths, first: SentChunk, *, below: int) -> None:
+        """Send a job's overdue chunks again where their queue is empty."""
+        if depths.of(first.signature) != 0:
             self._extend(first.chunk.job_id, below=below)
             return
         for row in chunks:
@@ -102,10 +150,21 @@ class Reconciler:
 
     def heal_settled(self) -> int:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""
-        rows = queries.settled_jobs(self._context.database)
-        for row in rows:
-            self._each(self._heal_settled, row)
-        return len(rows)
+        due = queries.settled_jobs(self._context.database)
+        if due:
+            look = OneLook(self._finder, QueueDepths(self._publisher))
+            for each in due:
+                self._each(partial(self._heal_settled, look), each)
+        return len(due)
+
+    def conclude(self) -> int:
+        """Runs that ended, and whose result or followers were not published: whoever ended them died, or could not."""
+        lease = self._context.settings.lease_seconds
+        found = endings.unfollowed(self._context.database, lease=lease, most=_CONCLUDED_WITHIN, limit=queries.BATCH)
+        for job in found:
+            self._recording.conclusion.store_result(job)
+            self._recording.conclusion.follow_or_log(job.id)
+        return len(found)
 
     def beat(self) -> int:
         """Send the snapshot of every running job: a sign of life, and the cure for a broadcast that was lost."""
@@ -144,32 +203,30 @@ class Reconciler:
         )
 
     def _heal_overdue(self, row: SentChunk) -> None:
-        self._send_again(
-            row.chunk,
-            partial(self._anyone_at_work, row.chunk),
-            reason="no worker started it, although its queue is empty",
-        )
+        self._send_again(row.chunk, "no worker started it, although its queue is empty")
 
     def _heal_overtaken(self, lost: LostChunk) -> None:
-        self._send_again(
-            lost.chunk, partial(self._may_be_held, lost), reason="no worker started it, but one that was sent after it"
-        )
+        self._send_again(lost.chunk, "no worker started it, but one that was sent after it")
 
-    def _send_again(self, row: ChunkRow, held: Callable[[], bool], *, reason: str) -> None:
-        outcome = self._publisher.outcome(row.task_id)
-        worn_out = row.tries >= self._context.settings.max_attempts
-        if worn_out and outcome[0] != SUCCESS and held():
-            # A busy worker may hold the message: it is not given up before the others are done.
-            queries.extend_chunk(self._context.database, row.id, seconds=self._context.settings.lease_seconds)
+    def _send_again(self, chunk: ChunkRow, reason: str) -> None:
+        outcome = self._publisher.outcome(chunk.task_id)
+        if outcome[0] != SUCCESS and chunk.dispatches > 1 and self._may_be_held(chunk.sent_at):
+            lease = self._context.settings.lease_seconds
+            queries.extend_chunk(self._context.database, chunk.id, seconds=lease)
         else:
-            self._heal(row, outcome, attempt=None, reason=reason)
+            self._heal(chunk, outcome, attempt=None, reason=reason)
 
-    def _anyone_at_work(self, row: ChunkRow) -> bool:
-        return self._context.jobs.snapshot(row.job_id).chunks.processing > 0
-
-    def _may_be_held(self, lost: LostChunk) -> bool:
-        """In a queue that many jobs fill, another job's chunk may keep the worker busy."""
-        return self._anyone_at_work(lost.chunk) or queries.at_work_since(self._context.database, lost.sent_by)
+    def _may_be_held(self, sent_at: float | None) -> bool:
+        """Whether a worker that is busy since before a message was sent may hold it, unacknowledged: no broker lists
+        those (RabbitMQ counts ready messages only, Redis lists no others). So a message that waits gets one spare copy;
+        another follows when nobody is left who could hold it, or after ``_HELD_LEASES``.
+        """
+        if not sent_at:
+            return False
+        database, lease = self._context.database, self._context.settings.lease_seconds
+        if not queries.sent_within(database, sent_at, seconds=_HELD_LEASES * lease):
+            return False
+        return queries.at_work_since(database, sent_at) or queries.merging_since(database, sent_at)
 
     def _extend(self, job_id: str, *, below: int) -> None:
         """Look at the job's overdue chunks a lease later: none can have been overtaken for a lease before that.
@@ -193,15 +250,26 @@ class Reconciler:
             reason = describe(result) if state == FAILURE else reason
             self._recording.chunks.lost(_task(row), attempt=attempt, reason=reason, only_if_lease_expired=True)
 
-    def _heal_settled(self, job: JobRow) -> None:
-        bodies = self._recording.bodies
+    def _heal_settled(self, look: OneLook, due: BodyDispatch) -> None:
+        bodies, job = self._recording.bodies, due.job
         if bodies.stored_success(job.id, job.body_task_id):
             return
         if job.body_tries >= self._context.settings.max_attempts:
             error = f"its worker was lost {job.body_tries} times"
             bodies.failed(job.id, job.body_task_id, error=error, attempt=job.body_attempt)
+        elif self._body_waits(look, due):
+            bodies.postpone(job.id)
         else:
             bodies.send(job.id)
+
+    def _body_waits(self, look: OneLook, due: BodyDispatch) -> bool:
+        """Whether the body's newest message may still come to a worker; the chord's own gets a spare copy at once."""
+        job = due.job
+        if not job.body_sent_at or (job.merge_started_at or 0.0) > job.body_sent_at:
+            return False  # it was not sent, or was taken and its worker is lost
+        if look.overtaken(self._publisher.queue_key(due.signature), job.body_sent_at):
+            return False
+        return look.depths.of(due.signature) != 0 or self._may_be_held(job.body_sent_at)
 
     def _run(self, step: Callable[[], int]) -> int:
         try:

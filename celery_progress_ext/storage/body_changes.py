@@ -16,6 +16,7 @@ from celery_progress_ext.storage import events
 from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, active, is_status, settled
 from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.storage.shortfalls import restate_error
 
 _OF_JOB = jobs.c.id == sa.bindparam("of_job", type_=sa.String)
 _LEASE = sa.bindparam("new_lease", type_=sa.Double)
@@ -91,23 +92,15 @@ def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: f
     return _changed(conn, _PROGRESS, job_id, of_attempt=attempt, new_done=done, new_lease=lease)
 
 
-_FAILED = jobs.c.failed_chunks > 0
+_NOT_WHOLE = sa.or_(jobs.c.failed_chunks > 0, jobs.c.reservations > 0)
 _FINISH = (
     sa.update(jobs)
     .where(_MINE, jobs.c.merge_started_at.is_not(None))
     .values(
         {
-            jobs.c.status: sa.case((_FAILED, JobStatus.PARTIAL.value), else_=JobStatus.COMPLETED.value),
-            jobs.c.error: sa.case(
-                (
-                    _FAILED,
-                    sa.cast(jobs.c.failed_chunks, sa.Text)
-                    .concat(" of ")
-                    .concat(sa.cast(jobs.c.total_chunks, sa.Text))
-                    .concat(" chunks failed"),
-                ),
-                else_=None,
-            ),
+            jobs.c.status: sa.case((_NOT_WHOLE, JobStatus.PARTIAL.value), else_=JobStatus.COMPLETED.value),
+            jobs.c.error: sa.case((_NOT_WHOLE, jobs.c.error), else_=None),
+            jobs.c.result: sa.bindparam("new_result", type_=jobs.c.result.type),
             jobs.c.body_leased_until: None,
             jobs.c.body_due_at: None,
             jobs.c.finished_at: now(),
@@ -119,11 +112,17 @@ _FINISH = (
 _FINISHED = {JobStatus.COMPLETED: EventType.JOB_COMPLETED, JobStatus.PARTIAL: EventType.JOB_PARTIAL}
 
 
-def finish(conn: Connection, job_id: str, *, attempt: int) -> JobRow | None:
-    """The merge of this attempt took effect: COMPLETED, or PARTIAL where chunks failed. None where out of date."""
-    job = _changed(conn, _FINISH, job_id, of_attempt=attempt)
+def finish(conn: Connection, job_id: str, *, attempt: int, result: list[Any] | None = None) -> JobRow | None:
+    """The merge of this attempt took effect: COMPLETED, or PARTIAL where chunks failed or pages were not wholly read.
+    None where it is out of date.
+
+    :param result: what the body returned, in a list of one; None where that is too large to keep.
+    """
+    job = _changed(conn, _FINISH, job_id, of_attempt=attempt, new_result=result)
     if job is not None:
         events.record(conn, job, _FINISHED[job.status], attempt=attempt)
+        if job.status is JobStatus.PARTIAL:
+            job = restate_error(conn, job)
     return job
 
 
@@ -135,17 +134,16 @@ class BodyDispatch:
     signature: Mapping[str, Any]
 
 
-# A body that was sent may wait in a long queue, so the patience with each message is twice that with the one before.
-_PATIENCE = sa.case(
-    *((jobs.c.body_dispatches == dispatches, float(2**dispatches)) for dispatches in range(6)), else_=64.0
-)
+_UNSENT = jobs.c.body_sent_at == 0.0
 _TAKE_DISPATCH = (
     sa.update(jobs)
     .where(_OF_JOB, active, settled, jobs.c.completed_chunks > 0, _NOT_LEASED)
     .values(
         {
-            jobs.c.body_dispatches: jobs.c.body_dispatches + 1,
-            jobs.c.body_due_at: now() + sa.bindparam("new_grace", type_=sa.Double) * _PATIENCE,
+            # One that the broker did not take is sent under the same number.
+            jobs.c.body_dispatches: jobs.c.body_dispatches + sa.case((_UNSENT, 0), else_=1),
+            jobs.c.body_sent_at: 0.0,
+            jobs.c.body_due_at: now() + sa.bindparam("new_grace", type_=sa.Double),
             jobs.c.chord_intact: False,
             jobs.c.body_leased_until: None,
             **_CHANGED,
@@ -164,7 +162,7 @@ def take_dispatch(
 ) -> BodyDispatch | None:
     """Take it on oneself to publish the body; None where it is not due, alive, or just published by another.
 
-    :param grace: seconds until the next one may take it; twice that after the second, and so on to 64 times.
+    :param grace: seconds until the next one may take it.
     :param seen_dispatches: given by whoever saw the last chunk end: publish now, unless somebody did since.
     """
     values = {"of_job": job_id, "new_grace": grace}
@@ -177,6 +175,47 @@ def take_dispatch(
     job = JobRow.of(row)
     events.record(conn, job, EventType.BODY_DISPATCHED)
     return BodyDispatch(job=job, signature=row.body_signature)
+
+
+_OF_DISPATCH = sa.and_(
+    _OF_JOB, active, jobs.c.body_dispatches == sa.bindparam("of_dispatches", type_=sa.Integer), _UNSENT
+)
+_SENT = (
+    sa.update(jobs)
+    .where(_OF_DISPATCH)
+    .values(
+        {
+            jobs.c.body_sent_at: now(),
+            # Not where it was claimed meanwhile.
+            jobs.c.body_due_at: sa.case(
+                (jobs.c.body_due_at.is_(None), None), else_=now() + sa.bindparam("new_grace", type_=sa.Double)
+            ),
+        }
+    )
+)
+_NOT_SENT = sa.update(jobs).where(_OF_DISPATCH, jobs.c.body_due_at.is_not(None)).values(body_due_at=now())
+
+
+def sent(conn: Connection, job_id: str, *, dispatches: int, grace: float) -> None:
+    """The broker took the body's message; it should be claimed within ``grace`` seconds."""
+    conn.execute(_SENT, {"of_job": job_id, "of_dispatches": dispatches, "new_grace": grace})
+
+
+def not_sent(conn: Connection, job_id: str, *, dispatches: int) -> None:
+    """The broker did not take it: it is due at the next tick."""
+    conn.execute(_NOT_SENT, {"of_job": job_id, "of_dispatches": dispatches})
+
+
+_POSTPONE = (
+    sa.update(jobs)
+    .where(_OF_JOB, active, settled, _NOT_LEASED, jobs.c.body_due_at <= now())
+    .values(body_due_at=now() + sa.bindparam("new_grace", type_=sa.Double))
+)
+
+
+def postpone(conn: Connection, job_id: str, *, grace: float) -> None:
+    """The body's message is known to wait, or may be held by a busy worker: look again in ``grace`` seconds."""
+    conn.execute(_POSTPONE, {"of_job": job_id, "new_grace": grace})
 
 
 _RELEASE = (

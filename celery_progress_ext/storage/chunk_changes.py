@@ -23,6 +23,7 @@ from celery_progress_ext.storage.expressions import among, now, rows_of
 from celery_progress_ext.storage.json import dumps
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, JobRow, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.shortfalls import restate_error
 
 #: Results larger than this stay in the result backend alone.
 RESULT_LIMIT = 16_384
@@ -79,6 +80,8 @@ _START = (
             chunks.c.attempt_pages_done: 0,
             chunks.c.worker: _parameter("worker", sa.String),
             chunks.c.error: None,
+            # Those of the attempt before; a chunk whose pages are read again stays one.
+            chunks.c.reservations: _parameter("reservations", chunks.c.reservations.type),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -108,7 +111,8 @@ def start(
         return None
     if old is ChunkStatus.PROCESSING and not locked.lapsed and locked.chunk.attempt != dead_attempt:
         return None
-    chunk = _change(conn, _START, chunk_id, lease=lease, elapsed=elapsed, worker=worker)
+    again: list[Any] | None = None if locked.chunk.reservations is None else []
+    chunk = _change(conn, _START, chunk_id, lease=lease, elapsed=elapsed, worker=worker, reservations=again)
     job = _moved(move(conn, chunk, old=old, new=ChunkStatus.PROCESSING))
     events.record(conn, job, EventType.CHUNK_STARTED, chunk_index=chunk.chunk_index, attempt=chunk.attempt)
     return Change(job=job, chunk=chunk)
@@ -179,12 +183,14 @@ class Completion:
     :ivar result: what the task returned; kept in the row where it is JSON of a moderate size.
     :ivar seconds: how long the work took, for the ETA; None where that is not known.
     :ivar chord_intact: whether Celery's chord has counted it, so that it may publish the body by itself.
+    :ivar dispatch: of which message it is the success.
     """
 
     chunk_id: str
     result: Any = None
     seconds: float | None = None
     chord_intact: bool = True
+    dispatch: int = 1
 
 
 _REPORTED = rows_of("reported", "reported")
@@ -209,6 +215,8 @@ _COMPLETE = (
     )
     .returning(*CHUNK_COLUMNS)
 )
+# The mark of pages that were to be read again; now they were.
+_NO_RESERVATIONS = sa.update(chunks).where(_IS_REPORTED).values(reservations=sa.null())
 
 
 def complete(
@@ -243,16 +251,20 @@ def complete_all(
     locked = (
         ChunkRow.of(row) for row in conn.execute(_LOCK_REPORTED, {"reported": dumps([{"id": id} for id in reported])})
     )
-    olds = {chunk.id: chunk for chunk in locked if chunk.status in CHUNK_TRANSITIONS[ChunkStatus.COMPLETED]}
+    olds = {chunk.id: chunk for chunk in locked if _counts(chunk, reported[chunk.id])}
     if not olds:
         return []
     found = conn.execute(_COMPLETE, {"reported": "[" + ",".join(_as_json(reported[id]) for id in olds) + "]"})
+    if any(chunk.reservations == [] for chunk in olds.values()):
+        read_again = [{"id": chunk.id} for chunk in olds.values() if not chunk.reservations]
+        conn.execute(_NO_RESERVATIONS, {"reported": dumps(read_again)})
     order = {id: place for place, id in enumerate(reported)}
     done = sorted((ChunkRow.of(row) for row in found), key=lambda chunk: order[chunk.id])
-    pages, pace = 0, Pace()
+    pages, reservations, pace = 0, 0, Pace()
     for chunk in done:
         seconds = reported[chunk.id].seconds
         pages += chunk.pages - olds[chunk.id].pages_done
+        reservations += len(chunk.reservations or ())
         pace = pace if seconds is None else pace.observe(chunk.pages, seconds)
     job = _moved(
         move_all(
@@ -264,10 +276,20 @@ def complete_all(
             grace=grace,
             chord_intact=all(reported[id].chord_intact for id in olds),
             pace=pace,
+            reservations=reservations,
         )
     )
     events.record_completions(conn, job, done, eta=eta)
+    if reservations or any(chunk.status is ChunkStatus.FAILED for chunk in olds.values()):
+        job = restate_error(conn, job)
     return [Change(job=job, chunk=chunk) for chunk in done]
+
+
+def _counts(chunk: ChunkRow, completion: Completion) -> bool:
+    """Whether a success counts: not twice, and not one of an earlier message where pages are to be read again."""
+    if chunk.status not in CHUNK_TRANSITIONS[ChunkStatus.COMPLETED]:
+        return False
+    return chunk.reservations is None or completion.dispatch >= chunk.dispatches
 
 
 _FAIL = (
@@ -318,7 +340,7 @@ def fail(
         attempt=chunk.attempt,
         message=error,
     )
-    return Change(job=job, chunk=chunk)
+    return Change(job=restate_error(conn, job), chunk=chunk)
 
 
 _RELEASE = (
@@ -334,6 +356,8 @@ _RELEASE = (
             chunks.c.task_id: _parameter("task_id", sa.String),
             chunks.c.started_at: None,
             chunks.c.progressed_at: None,
+            # Celery's own retry publishes the message itself.
+            chunks.c.sent_at: sa.case((_parameter("resend", sa.Integer) == 1, 0.0), else_=now()),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -350,6 +374,7 @@ def release(
     reason: str,
     attempt: int | None = None,
     resend: bool,
+    delivered: bool = False,
     only_if_lease_expired: bool = False,
 ) -> Change | None:
     """Send an unfinished chunk back to the queue; it should be started again within ``due`` seconds.
@@ -357,6 +382,7 @@ def release(
     :param dispatch: the dispatch that is given up; a chunk that was sent again meanwhile is left alone.
     :param resend: True where the caller publishes a new message under ``task_id``; False where Celery does
         (its own retry keeps the task id).
+    :param delivered: the message is known to have reached a worker, so it is a try, even if no start was recorded.
     :param only_if_lease_expired: only where its lease, or the time until when it should have been started, is over.
     """
     locked = _lock(conn, chunk_id)
@@ -372,8 +398,8 @@ def release(
         due=due,
         reason=reason,
         resend=int(resend),
-        # A try was counted at the start; one that its own task repeats does not count, one that never began does.
-        tries=-1 if not resend else int(old.status is ChunkStatus.PENDING),
+        # A try was counted at the start. One that its own task repeats does not count, nor does a lost message.
+        tries=-1 if not resend else int(delivered and old.status is ChunkStatus.PENDING),
         task_id=task_id,
     )
     job = _moved(move(conn, chunk, old=old.status, new=ChunkStatus.PENDING, chord_intact=not resend))
@@ -395,14 +421,15 @@ def _moved(job: JobRow | None) -> JobRow:
 
 
 def _as_json(completion: Completion) -> str:
-    """A row of the statement's parameter. The result stands in a list of one, so that a task's None differs from a
-    result that was not kept.
-    """
-    result = _small_json(completion.result) or "null"
+    """A row of the statement's parameter."""
+    result = small_json(completion.result) or "null"
     return f'{{"id":{dumps(completion.chunk_id)},"seconds":{completion.seconds or 0.0},"result":{result}}}'
 
 
-def _small_json(result: Any) -> str | None:
+def small_json(result: Any) -> str | None:
+    """A result as a row keeps it, in a list of one, so that a task's None differs from a result that was not kept; None
+    where it is no JSON, or too large.
+    """
     try:
         text = dumps([result])
     except (TypeError, ValueError):

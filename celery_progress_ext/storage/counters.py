@@ -86,6 +86,7 @@ _MOVE = (
             ),
             **{column: column + _GROWS_BY[status] for status, column in COUNTERS.items()},
             jobs.c.pages_done: jobs.c.pages_done + _parameter("pages", sa.Integer),
+            jobs.c.reservations: jobs.c.reservations + _parameter("reservations", sa.Integer),
             # Integers, so that 29 of 100 are not 28 %.
             jobs.c.progress_pct: _COMPLETED * 100 // jobs.c.total_chunks,
             jobs.c.metadata: with_chunk_processing(jobs.c.metadata, _CHUNK_PROCESSING),
@@ -127,6 +128,7 @@ def move_all(
     chord_intact: bool = True,
     grace: float = 0.0,
     pace: Pace = _NO_PACE,
+    reservations: int = 0,
 ) -> JobRow | None:
     """Count the change of a job's chunks from ``olds``, a status each, to ``new``, and ``pages`` more done.
 
@@ -150,6 +152,7 @@ def move_all(
             "new_pages": pages,
             "new_chord_intact": chord_intact,
             "new_grace": grace,
+            "new_reservations": reservations,
             "new_pace_chunks": pace.chunks,
             "new_pace_pages": pace.pages,
             "new_pace_seconds": pace.seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +47,8 @@ class NewJob:
     body_task_id: str
     body_signature: Mapping[str, Any]
     chunks: Sequence[NewChunk]
+    #: What runs after the job: see :class:`Followers`.
+    followers: Mapping[str, Any]
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -55,7 +57,9 @@ _INSERT_JOB: dict[str, Any] = {
     "postgresql": postgresql.insert(jobs),
 }
 _CREATE = {
-    dialect: insert.values(created_at=now(), updated_at=now())
+    dialect: insert.values(
+        created_at=now(), updated_at=now(), publishing_until=now() + sa.bindparam("new_lease", type_=sa.Double)
+    )
     .on_conflict_do_nothing(index_elements=[jobs.c.id])
     .returning(*JOB_COLUMNS)
     for dialect, insert in _INSERT_JOB.items()
@@ -65,8 +69,10 @@ _INSERT_CHUNK = sa.insert(chunks).values(leased_until=now() + sa.bindparam("new_
 _BATCH = 200
 
 
-def create(conn: Connection, new: NewJob, *, due: float) -> JobRow | None:
-    """Insert the job and its chunks; each chunk should be started within ``due`` seconds.
+def create(conn: Connection, new: NewJob, *, due: float, lease: float | None = None) -> JobRow | None:
+    """Insert the job and its chunks, none of them sent; each should be started within ``due`` seconds.
+
+    :param lease: for how many seconds the caller is taken to be at work on sending them; ``due`` unless given.
 
     None where the job exists already: a chain's step that a redelivery runs again.
     """
@@ -88,6 +94,8 @@ def create(conn: Connection, new: NewJob, *, due: float) -> JobRow | None:
             "pages_total": sum(row.chunk.pages for row in new.chunks),
             "body_signature": new.body_signature,
             "body_task_id": new.body_task_id,
+            "followers": dict(new.followers),
+            "new_lease": due if lease is None else lease,
         },
     ).first()
     if row is None:
@@ -106,6 +114,7 @@ def create(conn: Connection, new: NewJob, *, due: float) -> JobRow | None:
                     "status": ChunkStatus.PENDING.value,
                     "task_id": row.task_id,
                     "signature": row.signature,
+                    "sent_at": 0.0,
                     "new_due": due,
                 }
                 for row in new.chunks[first : first + _BATCH]
@@ -163,6 +172,7 @@ def _recounted(status: ChunkStatus) -> sa.ScalarSelect[int]:
 
 
 _RECOUNT = {column: _recounted(status) for status, column in COUNTERS.items() if status in UNFINISHED}
+_RECOUNT_ALL = {column: _recounted(status) for status, column in COUNTERS.items()}
 _HAND_BACK = (
     sa.update(chunks)
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
@@ -231,16 +241,20 @@ def called_off(database: Database, *, seconds: float) -> list[str]:
     return [row.task_id for row in database.rows(_CALLED_OFF, seconds=seconds)]
 
 
-_REOPENED = UNFINISHED | {ChunkStatus.FAILED}
+_RESERVED = sa.and_(is_status(chunks.c.status, ChunkStatus.COMPLETED), chunks.c.reservations.is_not(None))
+_WITHOUT_ALL = sa.and_(
+    chunks.c.job_id == _OF_JOB,
+    sa.or_(has_status(chunks.c.status, UNFINISHED | {ChunkStatus.FAILED}), _RESERVED),
+)
 _LOCK_REOPENED = (
-    sa.select(chunks.c.id)
-    .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, _REOPENED))
+    sa.select(chunks.c.status, chunks.c.chunk_index, chunks.c.attempt)
+    .where(_WITHOUT_ALL)
     .order_by(chunks.c.id)
     .with_for_update()
 )
 _REOPEN_CHUNKS = (
     sa.update(chunks)
-    .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, _REOPENED))
+    .where(_WITHOUT_ALL)
     .values(
         {
             chunks.c.status: ChunkStatus.PENDING.value,
@@ -253,6 +267,11 @@ _REOPEN_CHUNKS = (
             chunks.c.started_at: None,
             chunks.c.progressed_at: None,
             chunks.c.finished_at: None,
+            chunks.c.sent_at: 0.0,
+            # An empty list marks a chunk whose pages are to be read again: an earlier message's success does not count.
+            chunks.c.reservations: sa.case(
+                (chunks.c.reservations.is_(None), None), else_=sa.literal([], chunks.c.reservations.type)
+            ),
         }
     )
 )
@@ -264,21 +283,28 @@ _REOPEN = (
             jobs.c.status: JobStatus.PROCESSING.value,
             jobs.c.stage_name: StageName.CHUNK_PROCESSING.value,
             jobs.c.stage: stage_message(
-                stage_row(StageName.CHUNK_PROCESSING), completed=jobs.c.completed_chunks, total=jobs.c.total_chunks
+                stage_row(StageName.CHUNK_PROCESSING),
+                completed=_recounted(ChunkStatus.COMPLETED),
+                total=jobs.c.total_chunks,
             ),
             jobs.c.error: None,
             jobs.c.finished_at: None,
             jobs.c.merge_started_at: None,
             jobs.c.merge_pages_done: 0,
-            **_RECOUNT,
-            jobs.c.failed_chunks: 0,
+            **_RECOUNT_ALL,
+            jobs.c.progress_pct: _recounted(ChunkStatus.COMPLETED) * 100 // jobs.c.total_chunks,
+            jobs.c.reservations: 0,
             jobs.c.body_attempt: jobs.c.body_attempt + 1,
             jobs.c.body_tries: 0,
             jobs.c.body_leased_until: None,
-            jobs.c.body_due_at: sa.case((jobs.c.completed_chunks == jobs.c.total_chunks, now()), else_=None),
+            jobs.c.body_due_at: sa.case((_recounted(ChunkStatus.COMPLETED) == jobs.c.total_chunks, now()), else_=None),
+            jobs.c.body_sent_at: None,
+            jobs.c.publishing_until: now() + sa.bindparam("new_due", type_=sa.Double),
+            jobs.c.followed_at: None,
+            jobs.c.result: None,
             jobs.c.run: jobs.c.run + 1,
             jobs.c.updated_at: now(),
-            jobs.c.version: jobs.c.version + 1,
+            jobs.c.version: jobs.c.version + sa.bindparam("new_changes", type_=sa.Integer),
         }
     )
     .returning(*JOB_COLUMNS)
@@ -286,20 +312,31 @@ _REOPEN = (
 
 
 def reopen(conn: Connection, job_id: str, *, due: float) -> JobRow:
-    """Begin a new run of what did not finish. The caller sends its chunks; each should be started in ``due`` seconds.
+    """Begin a new run of what did not finish, or was not wholly read. The caller sends its chunks; each should be
+    started within ``due`` seconds.
 
     It takes a body attempt of its own, so that what a merge of the run before still reports is out of date.
 
     :raises Stale: where the job may not be retried, as for the second of two people who press retry.
     """
-    conn.execute(_LOCK_REOPENED, {"of_job": job_id})
+    reopened = conn.execute(_LOCK_REOPENED, {"of_job": job_id}).all()
     conn.execute(_LOCK_JOB, {"of_job": job_id})
     conn.execute(_REOPEN_CHUNKS, {"of_job": job_id, "new_due": due})
-    row = conn.execute(_REOPEN, {"of_job": job_id}).first()
+    again = [chunk for chunk in reopened if chunk.status == ChunkStatus.COMPLETED]
+    row = conn.execute(_REOPEN, {"of_job": job_id, "new_due": due, "new_changes": 1 + len(again)}).first()
     if row is None:
         raise Stale
     job = JobRow.of(row)
-    events.record(conn, job, EventType.JOB_RETRIED)
+    first = job.version - len(again)
+    events.record(conn, replace(job, version=first), EventType.JOB_RETRIED)
+    for version, chunk in enumerate(again, first + 1):
+        events.record(
+            conn,
+            replace(job, version=version),
+            EventType.CHUNK_REOPENED,
+            chunk_index=chunk.chunk_index,
+            attempt=chunk.attempt,
+        )
     return job
 
 

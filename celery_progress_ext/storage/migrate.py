@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -30,7 +32,7 @@ def migrate(database: Database) -> str:
     :raises DatabaseError: whatever else it says.
     """
     try:
-        with database.engine.begin() as connection:
+        with database.engine.connect() as connection, _foreign_keys_off(connection), connection.begin():
             if database.dialect == "postgresql":
                 # A large table takes longer than any write of the library may.
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
@@ -44,6 +46,23 @@ def migrate(database: Database) -> str:
     except sa.exc.DBAPIError as error:
         raise database.translate_error(error) from error
     return head()
+
+
+@contextmanager
+def _foreign_keys_off(connection: sa.Connection) -> Iterator[None]:
+    """On SQLite, where Alembic builds tables anew: dropping the old one would delete the rows that refer to it. It has
+    to be said outside a transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _current(connection: sa.Connection) -> str | None:

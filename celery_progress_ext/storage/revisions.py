@@ -17,11 +17,11 @@ _FILE = re.compile(r"r(\d{4})_\w+\.py")
 
 
 def usable(database: Database) -> bool:
-    """Whether this version of the library works on the tables: they are at its own revision or the one before it, or
-    at one that it does not know, which a newer version made so that this one goes on working.
+    """Whether this version of the library works on the tables: they are at its own revision, or at one that it does not
+    know, which a newer version made so that this one goes on working.
     """
     found = current(database)
-    return found is not None and (found in known()[:2] or found not in known())
+    return found is not None and (found == head() or found not in known())
 
 
 def current(database: Database) -> str | None:

@@ -60,6 +60,10 @@ class JobRow:
     updated_at: float
     merge_started_at: float | None
     finished_at: float | None
+    publishing_until: float | None
+    body_sent_at: float | None
+    followed_at: float | None
+    reservations: int
     now: float
 
     @classmethod
@@ -118,6 +122,8 @@ class ChunkRow:
     attempt_pages_done: int
     error: str | None
     worker: str | None
+    sent_at: float | None
+    reservations: Sequence[Mapping[str, Any]] | None
 
     @classmethod
     def of(cls, row: AnyRow) -> ChunkRow:
@@ -134,7 +140,7 @@ class ChunkRow:
 _JOB_FIELDS = [field.name for field in fields(JobRow) if field.name != "status"]
 _CHUNK_FIELDS = [field.name for field in fields(ChunkRow) if field.name != "status"]
 
-_LARGE = frozenset({"signature", "result", "body_signature", "audited_version"})
+_LARGE = frozenset({"signature", "result", "body_signature", "followers", "audited_version"})
 
 JOB_COLUMNS: Sequence[sa.ColumnElement[Any]] = [
     *(column for column in jobs.c if column.name not in _LARGE),

@@ -9,6 +9,7 @@ from celery_progress_ext.storage.expressions import JSON
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "pk": "pk_%(table_name)s",
@@ -26,6 +27,8 @@ def _real(name: str) -> sa.Column[float]:
 
 #: A job that ended, or ended again after a retry, since it was audited; in the words of an index.
 unaudited = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
+
+_UNSENT = sa.text("sent_at = 0")
 
 processing_jobs = sa.Table(
     "processing_jobs",
@@ -79,6 +82,22 @@ processing_jobs = sa.Table(
     sa.Column("finished_at", sa.Double),
     # The version at which the reconciler found what there is to find; None before its first look.
     sa.Column("audited_version", sa.BigInteger),
+    # Who sends the chunks' messages is alive until then; None when nobody does.
+    sa.Column("publishing_until", sa.Double),
+    # When the broker took the newest message of the body: 0 before it did, None where nobody but Celery's chord sent.
+    sa.Column("body_sent_at", sa.Double),
+    # What runs once the job is COMPLETED or PARTIAL: a list of signatures; and when it was published.
+    sa.Column("followers", JSON),
+    sa.Column("followed_at", sa.Double),
+    # What the body returned, in a list of one, where that is small JSON.
+    sa.Column("result", JSON),
+    # Pages of completed chunks that were not wholly read.
+    _count("reservations"),
+    sa.CheckConstraint(
+        "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
+        " AND pending_chunks + processing_chunks + completed_chunks + failed_chunks = total_chunks",
+        name="counts",
+    ),
     sa.Index("ix_processing_jobs_matter_created", "matter_id", "created_at"),
     sa.Index("ix_processing_jobs_document_created", "document_id", "created_at"),
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
@@ -117,6 +136,11 @@ document_ocr_chunks = sa.Table(
     _count("attempt_pages_done"),
     sa.Column("error", sa.Text),
     sa.Column("worker", sa.String(255)),
+    # When the broker took the newest message: 0 before it did, None for a row of before revision 0003, which it took.
+    sa.Column("sent_at", sa.Double),
+    # Pages that were not wholly read: a list of {"page": number, "message": sentence}.
+    sa.Column("reservations", JSON),
+    sa.Index("ix_document_ocr_chunks_unsent", "job_id", sqlite_where=_UNSENT, postgresql_where=_UNSENT),
     sa.UniqueConstraint("job_id", "chunk_index"),
     sa.Index("ix_document_ocr_chunks_job_status", "job_id", "status", "chunk_index"),
     sa.Index("ix_document_ocr_chunks_status_leased", "status", "leased_until"),

@@ -15,7 +15,8 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, PageShortfall, StalledChunk
+from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
@@ -29,12 +30,6 @@ _CACHED_JOBS = 256
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 _BY_ID = sa.select(*JOB_COLUMNS).where(jobs.c.id == _OF_JOB)
-_FAILURES = (
-    sa.select(chunks.c.chunk_index, chunks.c.page_start, chunks.c.page_end, chunks.c.error)
-    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.FAILED))
-    .order_by(chunks.c.chunk_index)
-    .limit(NAMED_LIMIT)
-)
 _RUNNING = (
     sa.select(*CHUNK_COLUMNS)
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
@@ -110,7 +105,8 @@ class Snapshots:
             error=job.error,
             eta=view.eta,
             metadata=_metadata(job),
-            failures=self._failures(job) if job.failed_chunks else (),
+            failures=self._failures(job),
+            failures_total=job.failed_chunks + job.reservations,
             stalled=view.stalled,
             heartbeat_at=job.now,
             finished_at=job.finished_at,
@@ -122,18 +118,27 @@ class Snapshots:
         view = self._views.get(job_id)
         return view.eta.finish_at if view is not None and view.eta is not None else None
 
-    def _failures(self, job: JobRow) -> tuple[ChunkFailure, ...]:
-        rows = self._database.rows(_FAILURES, of_job=job.id)
-        return tuple(
-            ChunkFailure(
-                chunk_index=row.chunk_index,
-                page_start=row.page_start,
-                page_end=row.page_end,
-                error=row.error or "unknown error",
-                unit=job.unit,
+    def _failures(self, job: JobRow) -> tuple[ChunkFailure | PageShortfall, ...]:
+        """The first chunks that failed, then the first pages that were not wholly read."""
+        found: list[ChunkFailure | PageShortfall] = []
+        if job.failed_chunks:
+            found += (
+                ChunkFailure(
+                    chunk_index=row.chunk_index,
+                    page_start=row.page_start,
+                    page_end=row.page_end,
+                    error=row.error or "unknown error",
+                    unit=job.unit,
+                )
+                for row in self._database.rows(shortfalls.FAILED, of_job=job.id, limit=NAMED_LIMIT)
             )
-            for row in rows
-        )
+        if job.reservations and len(found) < NAMED_LIMIT:
+            found += (
+                PageShortfall(chunk_index=row.chunk_index, page=page["page"], message=page["message"])
+                for row in self._database.rows(shortfalls.RESERVED, of_job=job.id, limit=NAMED_LIMIT)
+                for page in row.reservations
+            )
+        return tuple(found[:NAMED_LIMIT])
 
     def _view(self, job: JobRow, *, bypass_cache: bool, freed_slots: int) -> _View:
         kept = self._views.get(job.id)

@@ -16,25 +16,33 @@ from celery.exceptions import Ignore
 _MARK = "_celery_progress_guard"
 
 Claim = Callable[[Task, str], None]
+Replace = Callable[[Task, Any], None]
 
 
 class Superseded(Ignore):  # type: ignore[misc]
     """This run does not count any more: the job ended, or another attempt took over. Celery drops it quietly."""
 
 
-def install(app: Celery, claim: Claim) -> None:
-    """Give every task of the app the claim; tasks that have it already are left alone."""
+def install(app: Celery, claim: Claim, replace: Replace) -> None:
+    """Give every task of the app the claim; tasks that have it already are left alone.
+
+    :param replace: called before a task that replaces itself (``Task.replace``) publishes the replacement.
+    """
     for name, task in list(app.tasks.items()):
         if not name.startswith("celery.") and not hasattr(type(task), _MARK):
-            _wrap(type(task), claim)
+            _wrap(type(task), claim, replace)
 
 
-def _wrap(cls: type[Any], claim: Claim) -> None:
-    original = cls.before_start
+def _wrap(cls: type[Any], claim: Claim, replace: Replace) -> None:
+    before, on_replace = cls.before_start, cls.on_replace
 
     def before_start(self: Task, task_id: str, args: Any, kwargs: Any) -> None:
         claim(self, task_id)
-        original(self, task_id, args, kwargs)
+        before(self, task_id, args, kwargs)
 
-    cls.before_start = before_start
+    def on_replace_tracked(self: Task, sig: Any) -> Any:
+        replace(self, sig)
+        return on_replace(self, sig)
+
+    cls.before_start, cls.on_replace = before_start, on_replace_tracked
     setattr(cls, _MARK, True)

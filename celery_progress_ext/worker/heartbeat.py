@@ -49,6 +49,8 @@ class Work:
     #: True once the rows say that this attempt does not count any more.
     superseded: bool = False
     finished: bool = False
+    #: Pages that could not be wholly read, with a sentence each.
+    reservations: dict[int, str] = field(default_factory=dict)
     #: Held while the thread writes for this task, so that the task's end is not overtaken by a beat.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,6 +113,18 @@ class Heartbeats:
         """Look at the works now; for the first page, which readers wait for."""
         with self._lock:
             self._wake.notify()
+
+    def write_reservations(self, work: Work) -> None:
+        """Write what a chunk's attempt could not wholly read, behind its start. The caller holds the work's lock."""
+        chunks = self._recording.chunks
+        if work.attempt is None:
+            work.attempt = chunks.started(work.task, elapsed=work.seconds)
+            work.written_at = time.monotonic()
+        if work.attempt is not None:
+            reservations = [{"page": page, "message": text} for page, text in sorted(work.reservations.items())]
+            work.superseded = not chunks.reserved(work.task, attempt=work.attempt, reservations=reservations)
+        else:
+            work.superseded = True
 
     def _run(self) -> None:
         idle_since = time.monotonic()

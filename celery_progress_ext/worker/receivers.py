@@ -18,10 +18,11 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids
-from celery_progress_ext.exceptions import describe
+from celery_progress_ext.exceptions import InvalidCanvas, describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.recording import Recording
+from celery_progress_ext.soft_limits import forget_held_back, held_back, raise_held_back
 from celery_progress_ext.worker.admission import Superseded
 from celery_progress_ext.worker.heartbeat import Heartbeats
 
@@ -29,6 +30,8 @@ logger = get_logger(__name__)
 
 #: How much longer than its countdown a retried task may wait in the queue before it counts as lost, in leases.
 _RETRY_LEASES = 2
+#: How long a replacement that is a whole canvas may take until the task with the id runs, in leases.
+_CANVAS_LEASES = 120
 
 
 class Tracking(Protocol):
@@ -66,12 +69,13 @@ def connect(find: Find) -> None:
 
 
 def _quiet(receiver: Callable[..., None]) -> Callable[..., None]:
-    """Log what went wrong instead of raising: Celery would log it as its own and go on just so."""
+    """Log what went wrong instead of raising: Celery would swallow it anyway and log it as its own error."""
 
     @functools.wraps(receiver)
     def call(*args: Any, **kwargs: Any) -> None:
         try:
-            receiver(*args, **kwargs)
+            with held_back():
+                receiver(*args, **kwargs)
         except Exception as error:
             # The rows are the guarantee: what is not recorded now, the reconciler finds.
             logger.warning("receiver_failed", receiver=receiver.__name__, error=f"{type(error).__name__}: {error}")
@@ -104,6 +108,7 @@ def claim_or_refuse(sender: Any, task_id: str) -> None:
     found = _tracked(sender, task_id)
     if found is None:
         return
+    raise_held_back()
     tracking, task = found
     if task.chunk_index is None:
         _claim_body(tracking, task, task_id)
@@ -112,6 +117,31 @@ def claim_or_refuse(sender: Any, task_id: str) -> None:
     if redelivered or task.dispatch > 1:
         # Only a repeated message is worth a question before it runs: the first costs nothing here.
         _claim_chunk(tracking, task, task_id, redelivered=redelivered)
+
+
+def hand_over(sender: Any, replacement: Any) -> None:
+    """A task replaces itself: the replacement has its id, and goes on with its chunk or its merge.
+
+    :raises InvalidCanvas: for a tracked chord, whose job has a result of its own: the id would never get one.
+    """
+    found = _tracked(sender, sender.request.id)
+    if found is None:
+        return
+    if getattr(replacement, "subtask_type", None) == "tracked_chord":
+        raise InvalidCanvas(
+            "A task of a tracked chord can not replace itself by a tracked chord: start that with apply_async, and"
+            " return what names it."
+        )
+    tracking, task = found
+    work = tracking.heartbeats.end(sender.request.id)
+    leases = _CANVAS_LEASES if getattr(replacement, "subtask_type", None) else 1
+    due = leases * tracking.lease_seconds
+    if task.chunk_index is None:
+        if work is not None and work.attempt is not None:
+            tracking.recording.bodies.retrying(task.job_id, attempt=work.attempt, due=due)
+        return
+    attempt = work.attempt if work else None
+    tracking.recording.chunks.retrying(task, attempt=attempt, due=due, reason="it replaced itself")
 
 
 def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:
@@ -166,10 +196,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
             may_batch=True,
         )
     elif work is not None and work.attempt is not None:
-        ended = tracking.recording.bodies.succeeded(task.job_id, attempt=work.attempt)
-        if ended is not None and task_id != task.job_id:
-            # The job's own result is that of the body that took effect, whichever message brought it.
-            sender.backend.store_result(task.job_id, result, "SUCCESS")
+        tracking.recording.bodies.succeeded(task.job_id, attempt=work.attempt, result=result)
 
 
 @_quiet
@@ -189,7 +216,7 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
         own = not isinstance(exception, OperationalError)
     else:
         # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
-        # nobody is at work on it. A hard limit, which MainProcess tells, comes so too.
+        # there is no work entry for it any more; the same goes for a hard limit, which MainProcess reports.
         own = work is not None or isinstance(exception, TimeLimitExceeded)
     if own and task.chunk_index is not None:
         tracking.recording.chunks.failed(task, error=describe(exception), attempt=attempt)
@@ -198,7 +225,7 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
     elif task.chunk_index is not None:
         lost = isinstance(exception, WorkerLostError)
         reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
-        tracking.recording.chunks.lost(task, attempt=None, reason=reason)
+        tracking.recording.chunks.lost(task, attempt=None, reason=reason, delivered=True)
     # A body that was lost is finished, or run again, by the reconciler once its lease is over.
 
 
@@ -268,6 +295,7 @@ def on_postrun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     found = _tracked(sender, task_id)
     if found is not None:
         found[0].heartbeats.end(task_id)
+        forget_held_back()
 
 
 _RECEIVERS: tuple[tuple[Any, Callable[..., None]], ...] = (

@@ -41,6 +41,17 @@ class Reporter:
         if not _nearly_killed(task, work) and work.tell_due(PAGES_SECONDS):
             self._tell_celery(task, work, done, total)
 
+    def reservation(self, task: Task, *, page: int, message: str) -> None:
+        """Note a page that could not be wholly read, in the chunk's row."""
+        work = self._heartbeats.get(task.request.id)
+        if work is None or work.task.chunk_index is None:
+            return
+        with work.lock:
+            work.reservations[page] = message
+            self._heartbeats.write_reservations(work)
+        if work.superseded:
+            raise Superseded("the job ended, or another attempt took over")
+
     @staticmethod
     def _tell_celery(task: Task, work: Work, done: int, total: int | None) -> None:
         meta = {"done": done, "total": total, "job_id": work.task.job_id, "chunk_index": work.task.chunk_index}

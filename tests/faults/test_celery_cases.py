@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.tracked_job import TrackedJob
 from tests.support import fault_points
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow

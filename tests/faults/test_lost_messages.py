@@ -13,7 +13,8 @@ import kombu
 import pytest
 import redis
 
-from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.tracked_job import TrackedJob
+from tests.support import sql
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench
 from tests.support.faultproxy import FaultProxy
@@ -59,7 +60,7 @@ class SteadyLoad:
 
 def waiting(chords: Bench) -> int:
     """How many messages are in the queue."""
-    count = chords.progress.dispatch.waiting({"task": "work"})
+    count = chords.progress.publisher.waiting({"task": "work"})
     assert count is not None
     return count
 
@@ -94,7 +95,8 @@ def sent_again(chords: Bench, job: TrackedJob) -> list[tuple[int, str]]:
 
 def sent_again_after(chords: Bench, job: TrackedJob, chunk: int, *, sent_by: float) -> float:
     """How long after the first start of what was sent later, in the job or in later ones. Seconds."""
-    row = chords.progress.database.row(
+    row = sql.row(
+        chords.progress.database,
         """SELECT (SELECT at FROM job_events WHERE job_id = :id AND type = 'chunk_redispatched') - MIN(c.started_at)
              AS seconds
            FROM document_ocr_chunks c JOIN processing_jobs j ON j.id = c.job_id
@@ -172,7 +174,8 @@ def test_messages_that_wait_for_their_time_are_not_lost(sqlite_chords: Bench, wo
         sqlite_chords.start_worker(worker)
         sqlite_chords.assert_healed(job, total=2)
     assert sent_again(sqlite_chords, job) == []
-    row = sqlite_chords.progress.database.row(
+    row = sql.row(
+        sqlite_chords.progress.database,
         """SELECT MIN(c.started_at) - MIN(j.created_at) AS seconds
            FROM document_ocr_chunks c JOIN processing_jobs j ON j.id = c.job_id WHERE j.id = :id""",
         id=job.id,

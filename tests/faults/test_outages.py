@@ -18,6 +18,7 @@ import redis
 from celery_progress_ext import JobStatus
 from celery_progress_ext.storage import Database
 from tasks.embedded.servers import PostgresServer, RedisServer, ServerFailed
+from tests.support import sql
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
 from tests.support.faultproxy import FaultProxy
@@ -218,7 +219,13 @@ def test_what_was_told_survives_kill_9_of_postgresql() -> None:
             database.write(lambda conn, version=version: execute(conn, "INSERT INTO told VALUES (:v)", v=version))
         server.kill()
         wait_for(lambda: _starts(server), 20)
-        assert [row["version"] for row in database.rows("SELECT version FROM told ORDER BY version")] == [0, 1, 2, 3, 4]
+        assert [row["version"] for row in sql.rows(database, "SELECT version FROM told ORDER BY version")] == [
+            0,
+            1,
+            2,
+            3,
+            4,
+        ]
         database.dispose()
 
 

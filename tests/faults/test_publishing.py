@@ -17,8 +17,8 @@ import structlog
 from celery import signals
 
 from celery_progress_ext import JobStatus
-from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.exceptions import DatabaseAway, NotPublished
+from celery_progress_ext.tracked_job import TrackedJob
 from tasks.embedded.servers import RedisServer
 from tasks.sample import make_sample
 from tests.support.chords import Bench, environment
@@ -142,7 +142,7 @@ def test_without_the_database_there_is_no_job(
     with pytest.raises(DatabaseAway, match=r"connection to server|server closed"):
         through.chord([through.work(0)]).apply_async()
     assert direct.progress.jobs.list() == []
-    assert direct.progress.dispatch.waiting(dict(direct.work(0))) == 0
+    assert direct.progress.publisher.waiting(dict(direct.work(0))) == 0
     proxy.up()
     job = through.chord([through.work(0)]).apply_async()
     assert [found.job_id for found in direct.progress.jobs.list()] == [job.id]

@@ -170,7 +170,8 @@ def test_its_body_can_be_followed_by_more_tasks(sqlite_chords: Bench, worker: Wo
     job = (sqlite_chords.chord([sqlite_chords.work(n) for n in (1, 2)]) | add | add).apply_async()
     last = follow(job)[-1]
     assert last.status is JobStatus.COMPLETED
-    assert job.get(timeout=10) == 3
+    assert job.get(timeout=10) == 203
+    assert job.parent.get(timeout=10) == 3
 
 
 def test_a_header_of_one_is_a_chord_too(sqlite_chords: Bench, worker: Workers) -> None:

@@ -51,7 +51,7 @@ def test_creating_a_job_again_changes_nothing(rows: Rows) -> None:
     job_id = rows.create(2)
     again = NewJob(
         id=job_id, matter_id="x", document_id="x", unit="pages", on_chunk_failure="fail", metadata={},
-        body_task_id=job_id, body_signature={}, chunks=[],
+        body_task_id=job_id, body_signature={}, followers={}, chunks=[],
     )  # fmt: skip
     assert rows.database.write(lambda conn: jobs.create(conn, again, due=LEASE)) is None
     assert rows.jobs.snapshot(job_id).matter_id == "m"
@@ -61,14 +61,12 @@ def test_a_job_of_many_chunks_is_created_whole_or_not_at_all(rows: Rows) -> None
     """Rows are inserted in batches, in one transaction."""
     assert rows.jobs.snapshot(rows.create(1_201)).chunks.pending == 1_201
     broken = [
-        NewChunk(
-            id=f"x{index % 1_200}", chunk=Chunk(index=index, page_start=1, page_end=1), task_id="t", signature="{}"
-        )
+        NewChunk(id=f"x{index % 1_200}", chunk=Chunk(index=index, page_start=1, page_end=1), task_id="t", signature={})
         for index in range(1_201)
     ]
     job = NewJob(
         id="x", matter_id="m", document_id="x", unit="pages", on_chunk_failure="fail", metadata={},
-        body_task_id="x", body_signature={}, chunks=broken,
+        body_task_id="x", body_signature={}, followers={}, chunks=broken,
     )  # fmt: skip
     with pytest.raises(DatabaseError, match=r"(?i)unique"):
         rows.database.write(lambda conn: jobs.create(conn, job, due=LEASE))
@@ -691,15 +689,22 @@ def test_any_order_of_reports_ends_in_true_counts(tmp_path: Any) -> None:
     Reports.shared.database.dispose()
 
 
-def test_a_body_that_waits_in_a_long_queue_is_not_sent_again_and_again(rows: Rows) -> None:
-    """A busy queue would fill with bodies, each with every result: the patience doubles with each message."""
+def test_a_body_that_the_broker_did_not_take_costs_nothing(rows: Rows) -> None:
+    """G7: however long it is away, the body is due at the next tick, under the same number."""
     job_id = rows.create(1)
     rows.complete(job_id, 0)
-    patience = []
-    for _ in range(4):
+    for _ in range(5):
         rows.database.write(lambda conn: execute(conn, "UPDATE processing_jobs SET body_due_at = 0"))
-        sent = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
-        assert sent is not None
+        due = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
+        assert due is not None
+        assert due.job.body_dispatches == 1
         assert rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE)) is None
-        patience.append(round((sent.job.body_due_at - sent.job.now) / LEASE, 2))
-    assert patience == [1, 2, 4, 8]
+        rows.database.write(lambda conn: body.not_sent(conn, job_id, dispatches=1))
+    due = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
+    assert due is not None
+    rows.database.write(lambda conn: body.sent(conn, job_id, dispatches=1, grace=LEASE))
+    assert rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE)) is None
+    rows.database.write(lambda conn: execute(conn, "UPDATE processing_jobs SET body_due_at = 0"))
+    due = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
+    assert due is not None
+    assert due.job.body_dispatches == 2

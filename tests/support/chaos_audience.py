@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from celery_progress_ext import JobSnapshot, JobStatus, tracked_chord
-from celery_progress_ext.canvas import TrackedJob
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.jobs import TERMINAL_EVENTS
+from celery_progress_ext.tracked_job import TrackedJob
 from tests.support.chaos import JobPlan
 from tests.support.chords import Bench
 from tests.support.live import EventReader

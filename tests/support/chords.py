@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress, JobSnapshot, JobStatus, tracked_chord
-from celery_progress_ext.canvas import TrackedJob
+from celery_progress_ext.tracked_job import TrackedJob
 from tests.support import fault_points
 from tests.support.chord_app import make_app
 from tests.support.fault_points import FaultPoint

@@ -10,7 +10,7 @@ import pytest
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, sending
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
@@ -20,8 +20,18 @@ from tests.support.sql import execute
 
 LEASE = 30.0
 _TIMES = {
-    "processing_jobs": ("created_at", "started_at", "updated_at", "finished_at", "body_due_at", "body_leased_until"),
-    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at"),
+    "processing_jobs": (
+        "created_at",
+        "started_at",
+        "updated_at",
+        "finished_at",
+        "body_due_at",
+        "body_leased_until",
+        "body_sent_at",
+        "publishing_until",
+        "merge_started_at",
+    ),
+    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at"),
     "job_events": ("at",),
 }
 
@@ -49,8 +59,9 @@ class Rows:
         document_id: str = "d",
         signatures: Sequence[Mapping[str, Any]] = ({},),
         due: float = LEASE,
+        sent: bool = True,
     ) -> str:
-        """A job; its chunks have these signatures in turn."""
+        """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
         job_id = ids.new_job_id()
         new = NewJob(
             id=job_id,
@@ -61,6 +72,7 @@ class Rows:
             metadata={"filename": "a.pdf"},
             body_task_id=job_id,
             body_signature={},
+            followers={},
             chunks=[
                 NewChunk(
                     id=ids.chunk_id(job_id, index),
@@ -72,12 +84,19 @@ class Rows:
             ],
         )
         assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
+        if sent:
+            self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
         return job_id
+
+    def _mark_sent(self, job_id: str, tasks: Sequence[tuple[str, str]], *, due: float = LEASE) -> None:
+        self.database.write(lambda conn: sending.mark_sent(conn, job_id, tasks, due=due, lease=LEASE, last=True))
 
     def pass_time(self, seconds: float) -> None:
         """Everything that is recorded happened so much earlier, and what is due is due so much sooner."""
         for table, columns in _TIMES.items():
-            moved = ", ".join(f"{column} = {column} - :seconds" for column in columns)
+            moved = ", ".join(
+                f"{column} = CASE WHEN {column} > 0 THEN {column} - :seconds ELSE {column} END" for column in columns
+            )
             self.database.write(lambda conn, sql=f"UPDATE {table} SET {moved}": execute(conn, sql, seconds=seconds))
 
     def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
@@ -109,18 +128,16 @@ class Rows:
         )
 
     def lose(self, job_id: str, index: int, *, dispatch: int = 1, **options: Any) -> chunks.Change | None:
-        return self.database.write(
+        """A chunk is sent again, and the broker takes it."""
+        chunk_id, task_id = ids.chunk_id(job_id, index), ids.chunk_task_id(job_id, index, dispatch + 1)
+        change = self.database.write(
             lambda conn: chunks.release(
-                conn,
-                ids.chunk_id(job_id, index),
-                dispatch=dispatch,
-                task_id=ids.chunk_task_id(job_id, index, dispatch + 1),
-                due=LEASE,
-                reason="lost",
-                resend=True,
-                **options,
+                conn, chunk_id, dispatch=dispatch, task_id=task_id, due=LEASE, reason="lost", resend=True, **options
             )
         )
+        if change is not None:
+            self._mark_sent(job_id, [(chunk_id, task_id)])
+        return change
 
     def again(self, job_id: str, index: int, *, dispatch: int = 1) -> chunks.Change | None:
         """Celery's own retry of a chunk."""
@@ -158,7 +175,11 @@ class Rows:
         return self.database.write(lambda conn: jobs.end(conn, job_id, status, error=None))
 
     def reopen(self, job_id: str) -> Any:
-        return self.database.write(lambda conn: jobs.reopen(conn, job_id, due=LEASE))
+        """A retry, whose messages the broker takes."""
+        job = self.database.write(lambda conn: jobs.reopen(conn, job_id, due=LEASE))
+        unsent = sending.unsent_chunks(self.database, job_id, limit=10_000)
+        self._mark_sent(job_id, [(each.chunk.id, each.chunk.task_id) for each in unsent])
+        return job
 
 
 @pytest.fixture

@@ -99,7 +99,6 @@ def test_an_event_of_a_newer_version_says_nothing_but_its_version() -> None:
         ((*DONE, "status_updated"), "a job that is COMPLETED"),
         ((*DONE[:4], "job_completed - 2"), "by the newest merge"),
         ((*DONE[:3], "job_completed - 1"), "by the newest merge"),
-        ((*DONE[:4], "job_partial - 1"), "job_completed: 0 chunks failed"),
         (("chunk_failed 0 0", "chunk_completed 1 1", "merge_started - 1", "job_completed - 1"), "1 chunks failed"),
         (("job_cancelled", "chunk_completed 0 1"), "of a job that is CANCELLED"),
         (("job_retried",), "of a job that is PENDING"),

@@ -1,0 +1,111 @@
+"""What follows the end of a run: the job's result under its own id, and the tasks that the user chained to it.
+
+The library publishes them, from the job's row, and not Celery's link machinery: a body whose code ran twice (killed,
+or frozen for longer than its lease, before its result was stored) would publish them twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context
+from celery.canvas import Signature
+from celery.exceptions import ChordError, TaskRevokedError
+
+from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.log import get_logger
+from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher
+from celery_progress_ext.storage import endings
+from celery_progress_ext.storage.endings import Ending
+from celery_progress_ext.storage.rows import JobRow
+
+logger = get_logger(__name__)
+
+_REVOKED = "REVOKED"
+_SUCCEEDED = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL})
+
+
+class Conclusion:
+    """Concludes runs, once each; what is interrupted, the reconciler concludes."""
+
+    def __init__(self, context: ProcessContext, publisher: Publisher) -> None:
+        self._context = context
+        self._publisher = publisher
+
+    def store_result(self, job: JobRow, *, result: Any = None, known: bool = False) -> None:
+        """Store the job's own result, where ``job.get()`` looks, before its end is announced. Logs what goes wrong.
+
+        :param known: whether ``result`` is what the body returned; else it is looked up.
+        """
+        try:
+            ending = endings.of(self._context.database, job.id)
+            if ending is not None and not _may_differ(ending):
+                self._store(job, self._result(ending) if not known else result)
+        except Exception as error:
+            logger.warning("result_not_stored", job_id=job.id, error=f"{type(error).__name__}: {error}")
+
+    def follow(self, job_id: str) -> bool:
+        """Publish what follows a run, and note that. False where nothing does, or it was done.
+
+        :raises Exception: what publishing raises.
+        """
+        ending = endings.of(self._context.database, job_id)
+        if ending is None or _may_differ(ending):
+            return False
+        if ending.job.status in _SUCCEEDED and ending.followers.get("links"):
+            result = self._result(ending)
+            for link in ending.followers["links"]:
+                Signature.from_dict(dict(link), app=self._app).apply_async((result,))
+            logger.info("followers_sent", job_id=job_id, tasks=len(ending.followers["links"]))
+        elif ending.job.status is JobStatus.FAILED and ending.followers.get("errbacks"):
+            self._call_errbacks(ending)
+        self._context.database.write(lambda conn: endings.followed(conn, job_id, version=ending.job.version))
+        return True
+
+    def follow_or_log(self, job_id: str) -> None:
+        """:meth:`follow`, leaving what can not be published now to the next tick."""
+        try:
+            self.follow(job_id)
+        except Exception as error:
+            logger.warning("followers_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
+
+    def forget(self, job_id: str) -> None:
+        """A run begins again: the result of the one before would stay, since Celery keeps a stored success."""
+        try:
+            self._app.backend.forget(job_id)
+        except Exception as error:
+            logger.warning("result_not_forgotten", job_id=job_id, error=f"{type(error).__name__}: {error}")
+
+    def _store(self, job: JobRow, result: Any) -> None:
+        backend = self._app.backend
+        if job.status in _SUCCEEDED:
+            backend.store_result(job.id, result, SUCCESS)
+        elif job.status is JobStatus.FAILED:
+            backend.store_result(job.id, ChordError(job.error), FAILURE)
+        else:
+            backend.store_result(job.id, TaskRevokedError("the job was cancelled"), _REVOKED)
+
+    def _result(self, ending: Ending) -> Any:
+        if ending.job.status not in _SUCCEEDED:
+            return None
+        if ending.result is not None:
+            return ending.result[0]
+        return self._publisher.outcome(ending.job.body_task_id)[1]
+
+    def _call_errbacks(self, ending: Ending) -> None:
+        errbacks = [Signature.from_dict(dict(each), app=self._app) for each in ending.followers["errbacks"]]
+        request = Context(id=ending.job.id, errbacks=errbacks, chord=None, task="", args=(), kwargs={})
+        # It stores the failure once more, and calls each errback as it asks for it.
+        self._app.backend.mark_as_failure(ending.job.id, ChordError(ending.job.error), request=request)
+        logger.info("errbacks_called", job_id=ending.job.id, tasks=len(errbacks))
+
+    @property
+    def _app(self) -> Celery:
+        return self._publisher.app
+
+
+def _may_differ(ending: Ending) -> bool:
+    """Whether the run is not over (any more), or concluded already."""
+    return not ending.job.status.terminal or ending.job.followed_at is not None

@@ -1,0 +1,147 @@
+"""The handle of a published job: its snapshot, its events as they come, retry and cancel, and its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from celery.result import AsyncResult
+
+from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
+from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.exceptions import JobNotFound, ProgressError
+from celery_progress_ext.jobs import JobSnapshot
+
+#: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
+_WATCH_SECONDS = 1.0
+
+
+class Operations(Protocol):
+    """What a handle needs of ``CeleryProgress``."""
+
+    @property
+    def context(self) -> ProcessContext:
+        """Settings, database and broadcaster."""
+
+    def retry_failed(self, job_id: str) -> JobSnapshot:
+        """Run again what failed."""
+
+    def cancel(self, job_id: str) -> JobSnapshot:
+        """Stop a job."""
+
+
+class TrackedJob(AsyncResult):  # type: ignore[misc]
+    """A published job. As an ``AsyncResult`` it is the body's, or the last task's that the canvas chained to the body;
+    ``parent`` is then the body's.
+
+    :param last_id: the id of that last task.
+    :param wait: seconds for which the job may not be there yet: the first task of a chain publishes it.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        extension: Operations,
+        *,
+        last_id: str | None = None,
+        wait: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(job_id, **options)
+        self._extension = extension
+        self._wait = wait
+        self._last: AsyncResult | None = None
+        if last_id is not None:
+            self.parent = AsyncResult(job_id, app=self.app)
+            self._last = AsyncResult(last_id, app=self.app, parent=self.parent)
+
+    def __del__(self) -> None:
+        """Nothing: Celery's own asks Redis to forget the result, and holds up its process while Redis is away."""
+
+    def get(self, *args: Any, **options: Any) -> Any:
+        """Wait for the result, as ``AsyncResult.get``."""
+        return super().get(*args, **options) if self._last is None else self._last.get(*args, **options)
+
+    def _get_task_meta(self) -> Any:
+        # What `state`, `result`, `ready()` and their kind look at.
+        return super()._get_task_meta() if self._last is None else self._last._get_task_meta()
+
+    def snapshot(self) -> JobSnapshot:
+        """The whole truth about the job now.
+
+        :raises JobNotFound: when there is no such job.
+        """
+        return self._extension.context.jobs.snapshot(self.id)
+
+    def watch(self, timeout: float | None = None) -> Iterator[JobSnapshot]:
+        """Snapshots as they come, each newer than the last, to the terminal one.
+
+        :param timeout: seconds after which to stop all the same; None to wait for the end.
+        :raises JobNotFound: when there is no such job, and none is expected any more.
+        """
+        begun = time.monotonic()
+        seen = -1
+        wakeups = _Wakeups(self._extension.context.broadcaster, job_channel(self.id))
+        try:
+            while True:
+                snapshot = self._snapshot_or_wait(since=begun)
+                if snapshot is not None and snapshot.version > seen:
+                    seen = snapshot.version
+                    yield snapshot
+                if snapshot is not None and snapshot.status.terminal:
+                    return
+                if timeout is not None and time.monotonic() - begun >= timeout:
+                    return
+                wakeups.wait(_WATCH_SECONDS)
+        finally:
+            wakeups.close()
+
+    def _snapshot_or_wait(self, *, since: float) -> JobSnapshot | None:
+        try:
+            return self.snapshot()
+        except JobNotFound:
+            if time.monotonic() - since >= self._wait:
+                raise
+            return None
+
+    def retry_failed(self) -> JobSnapshot:
+        """Run only what failed again, and then the body.
+
+        :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
+        """
+        return self._extension.retry_failed(self.id)
+
+    def cancel(self) -> JobSnapshot:
+        """Stop what is queued or running, keep what is finished.
+
+        :raises IllegalTransition: when the job is over.
+        """
+        return self._extension.cancel(self.id)
+
+
+class _Wakeups:
+    """Waits for a channel's next message; without the broadcaster it is a pause, and the rows are looked at anyway."""
+
+    def __init__(self, broadcaster: Broadcaster, channel: str) -> None:
+        self._broadcaster = broadcaster
+        self._channel = channel
+        self._subscription: Subscription | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Return at the next message, or after ``seconds``; at once when the subscription is new."""
+        try:
+            if self._subscription is None:
+                self._subscription = self._broadcaster.subscribe()
+                self._subscription.add(self._channel)
+            else:
+                self._subscription.get(seconds)
+        except ProgressError:
+            self.close()
+            time.sleep(seconds)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
