@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 from uuid import UUID
 
 from celery import Celery, uuid
-from celery.canvas import Signature, chain, chord, group, maybe_signature
+from celery.canvas import Signature, chain, chord, chunks, group, maybe_signature
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -75,13 +75,31 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 
     _extension_of: Any = None
 
+    # What a user may say, so that a misspelt keyword is a type checker's error; Celery says more, of clones.
+    @overload
     def __init__(
         self,
         header: Iterable[Signature],
         body: Signature | None = None,
         *,
-        matter_id: str | None = None,
-        document_id: str | None = None,
+        matter_id: str | int | UUID,
+        document_id: str | int | UUID,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        unit: str = "pages",
+        on_chunk_failure: Literal["partial", "fail"] = "partial",
+        metadata: Mapping[str, Any] | None = None,
+        app: Celery | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(self, header: Any, body: Any = None, *, args: Any, kwargs: Any, app: Any = None) -> None: ...
+
+    def __init__(
+        self,
+        header: Iterable[Signature],
+        body: Signature | None = None,
+        *,
+        matter_id: str | int | UUID | None = None,
+        document_id: str | int | UUID | None = None,
         ranges: Sequence[tuple[int, int]] | None = None,
         unit: str = "pages",
         on_chunk_failure: str = "partial",
@@ -118,8 +136,8 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         """
         job_id = self.options.setdefault("progress_job_id", self.options.get("progress_job_id") or ids.new_job_id())
         self.id = job_id
-        if not isinstance(self.tasks, group):
-            self.tasks = group(self.tasks, app=self.app)
+        if not isinstance(self.kwargs["header"], group):
+            self.kwargs["header"] = group(self.kwargs["header"], app=self.app)
         self.kwargs["body"], last_id = _with_fixed_ids(self.kwargs["body"], self.app)
         # The first task of the chain may take its time before it publishes the job.
         return TrackedJob(job_id, type(self)._extension_of(self.app), last_id=last_id, wait=float("inf"), app=self.app)
@@ -238,9 +256,9 @@ def _members(tasks: Any) -> list[Signature]:
     members: list[Signature] = []
     for index, member in enumerate(given):
         member = member if isinstance(member, Signature) else Signature.from_dict(member)
-        if member.subtask_type == "chunks":
+        if member.task == "celery.chunks":
             # `task.chunks(…)` is a way to write several tasks.
-            members += member.group().tasks
+            members += chunks(**member.kwargs, app=member.app).group().tasks
             continue
         if isinstance(member, group | chord | chain) or member.subtask_type:
             raise InvalidCanvas(
@@ -336,7 +354,7 @@ def _new_job(
 ) -> NewJob:
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
-    chunks = _chunks(tracking["ranges"], len(header))
+    pieces = _chunks(tracking["ranges"], len(header))
     return NewJob(
         id=job_id,
         matter_id=tracking["matter_id"],
@@ -354,7 +372,7 @@ def _new_job(
                 task_id=ids.chunk_task_id(job_id, chunk.index, 1),
                 signature=_stored(signature, f"the arguments of chunk {chunk.index}"),
             )
-            for chunk, signature in zip(chunks, header, strict=True)
+            for chunk, signature in zip(pieces, header, strict=True)
         ],
     )
 

@@ -35,7 +35,7 @@ class ProcessContext:
     def broadcaster(self) -> Broadcaster:
         """Where snapshots go. Without Redis they stay in this process, and readers elsewhere poll the database."""
         if self.settings.redis_url is None:
-            return MemoryBroadcaster()
+            return MemoryBroadcaster(keep_unread=False)
         from celery_progress_ext.broadcast.redis import RedisBroadcaster
 
         return RedisBroadcaster(self.settings.redis_url)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -68,8 +70,8 @@ class CeleryProgress:
         # Modules that a worker imports after the app is finalized bring tasks of their own.
         signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_init")
         # A child of a prefork pool, and the one process of every other pool.
-        for signal in (signals.worker_process_shutdown, signals.worker_shutdown):
-            signal.connect(self._on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.shutdown.{id(self)}")
+        for each in (signals.worker_process_shutdown, signals.worker_shutdown):
+            each.connect(self._on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.shutdown.{id(self)}")
         signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.beat_init")
 
     @staticmethod
@@ -178,6 +180,19 @@ class CeleryProgress:
         """
         self._reporter.reservation(task, page=page, message=message)
 
+    def finish(self, task: Task, *, result: Any, connection: Any) -> None:
+        """A body ends its job in the transaction that makes its own effect, so that both take effect, or neither.
+
+        Return the same ``result`` from the task afterwards. The job's end is announced, and what follows it is
+        published, once the task returns; if its process dies right after the commit, the next tick does so.
+
+        :param connection: SQLAlchemy's, or a DB-API one of the driver that the library uses, to the database of
+            ``progress_database_url``, in the user's open transaction. Commit soon: on SQLite nothing else is written
+            meanwhile.
+        :raises Superseded: when the job was cancelled or another attempt took over: roll back.
+        """
+        self._reporter.finish(task, result=result, connection=connection)
+
     def attempt(self, task: Task) -> int:
         """This run's attempt, the fencing token for what it writes; 0 for a first run that is not recorded yet."""
         work: Work | None = self.heartbeats.get(task.request.id)
@@ -256,6 +271,29 @@ def _on_beat_init(sender: Any = None, **_: Any) -> None:
         # when that is a socket of the tick's.
         gc.collect()
         found.beat_tick.start()
+    _end_beat_once()
+
+
+def _end_beat_once() -> None:
+    """Let the first SIGTERM or SIGINT end beat, and no other interrupt it: Celery's handler sets an event, whose lock a
+    second signal that strikes meanwhile would wait for in vain, and beat would hang, deaf to any further one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    ending = (signal.SIGTERM, signal.SIGINT)
+    for each in ending:
+        handler = signal.getsignal(each)
+        if callable(handler) and handler is not signal.default_int_handler:
+            signal.signal(each, _once(handler, ending))
+
+
+def _once(handler: Callable[[int, Any], Any], ending: Sequence[signal.Signals]) -> Callable[[int, Any], Any]:
+    def end(number: int, frame: Any) -> Any:
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)
+        return handler(number, frame)
+
+    return end
 
 
 def _on_worker_init(sender: Any = None, **_: Any) -> None:

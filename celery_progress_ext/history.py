@@ -30,6 +30,8 @@ class EventType(StrEnum):
     JOB_FAILED = "job_failed"
     JOB_CANCELLED = "job_cancelled"
     JOB_RETRIED = "job_retried"
+    #: The database came back without its last writes: the version goes on above the one that readers were given.
+    VERSION_RAISED = "version_raised"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,7 +110,10 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
 
         :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
         """
-        return self._extension.retry_failed(self.id)
+        snapshot = self._extension.retry_failed(self.id)
+        # What this handle has read of the run before.
+        self._cache = None
+        return snapshot
 
     def cancel(self) -> JobSnapshot:
         """Stop what is queued or running, keep what is finished.

@@ -26,10 +26,16 @@ from celery_progress_ext.jobs import JobSnapshot
 
 
 class MemoryBroadcaster:
-    """Keeps and publishes within this process. ``ttl_seconds``: how long a kept snapshot outlives its last change."""
+    """Keeps and publishes within this process.
 
-    def __init__(self, ttl_seconds: float = KEPT_SECONDS) -> None:
+    :param ttl_seconds: how long a kept snapshot outlives its last change.
+    :param keep_unread: False where nothing is kept while nobody in this process subscribes: a publisher without Redis
+        would keep every snapshot for nobody.
+    """
+
+    def __init__(self, ttl_seconds: float = KEPT_SECONDS, *, keep_unread: bool = True) -> None:
         self._ttl_seconds = ttl_seconds
+        self._keep_unread = keep_unread
         self._lock = threading.Lock()
         # The oldest change first, so that expired ones are found at the front.
         self._kept: OrderedDict[str, tuple[float, Message]] = OrderedDict()
@@ -37,6 +43,8 @@ class MemoryBroadcaster:
 
     def publish(self, snapshot: JobSnapshot, *, event: str | None = None) -> bool:
         """See ``Broadcaster.publish``."""
+        if not self._keep_unread and not self._subscriptions:
+            return False
         # Through JSON, so that readers get what they would get from Redis, and nothing they share with the publisher.
         payload: dict[str, Any] = json.loads(compact_json(snapshot.to_dict()))
         with self._lock:
@@ -86,6 +94,9 @@ class MemoryBroadcaster:
         """Deliver nothing more to ``subscription``."""
         with self._lock:
             self._subscriptions.discard(subscription)
+            if not self._keep_unread and not self._subscriptions:
+                # Versions that come meanwhile are not seen, so what is kept would be old.
+                self._kept.clear()
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from celery_progress_ext.publishing import SUCCESS, Publisher, ResultLost
 from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.conclusion import Conclusion
 from celery_progress_ext.storage import body_changes, job_changes, lookups
+from celery_progress_ext.storage.borrowed import borrowed
 from celery_progress_ext.storage.chunk_changes import small_json
 from celery_progress_ext.storage.job_changes import Ended
 from celery_progress_ext.storage.json import loads
@@ -79,6 +80,22 @@ class BodyRecorder:
         if job is not None:
             self._conclude(job, result=result, known=True)
         return job
+
+    def finish_in(self, connection: Any, job_id: str, *, attempt: int, result: Any) -> bool:
+        """End the job in a transaction of the user's; False where the attempt was superseded.
+
+        What follows is published once it is committed: :meth:`concluded`, or a lease later the tick.
+        """
+        kept = small_json(result)
+        with borrowed(self._context.database, connection) as conn:
+            job = body_changes.finish(conn, job_id, attempt=attempt, result=None if kept is None else loads(kept))
+        return job is not None
+
+    def concluded(self, job_id: str, *, result: Any) -> None:
+        """The user's transaction that ended the job was committed."""
+        job = lookups.job(self._context.database, job_id)
+        if job is not None and job.status.terminal and job.followed_at is None:
+            self._conclude(job, result=result, known=True)
 
     def _conclude(self, job: JobRow, *, result: Any = None, known: bool = False) -> None:
         # A caller of `job.get()` that saw the end must find the result.

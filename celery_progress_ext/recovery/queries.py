@@ -13,6 +13,7 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.history import EventType
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.events import record
 from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.rows import (
     JOB_COLUMNS,
@@ -396,6 +397,34 @@ _RUNNING = (
 def running_jobs(database: Database, *, after: str, limit: int) -> list[JobRow]:
     """Active jobs in the order of their ids, from behind ``after``."""
     return [JobRow.of(row) for row in database.rows(_RUNNING, after=after, limit=limit)]
+
+
+_RECENTLY_ENDED = (
+    sa.select(*JOB_COLUMNS).where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc()).limit(_LIMIT)
+)
+
+
+def recently_ended_jobs(database: Database, *, limit: int) -> list[JobRow]:
+    """The jobs that ended last."""
+    return [JobRow.of(row) for row in database.rows(_RECENTLY_ENDED, limit=limit)]
+
+
+_RAISE_VERSION = (
+    sa.update(jobs)
+    .where(jobs.c.id == _OF_JOB, jobs.c.version <= sa.bindparam("of_version", type_=sa.BigInteger))
+    .values(version=sa.bindparam("of_version", type_=sa.BigInteger) + 1)
+    .returning(*JOB_COLUMNS)
+)
+
+
+def raise_version(conn: Connection, job_id: str, *, above: int) -> JobRow | None:
+    """Give a job a version above one that readers were given; None where it has one."""
+    row = conn.execute(_RAISE_VERSION, {"of_job": job_id, "of_version": above}).first()
+    if row is None:
+        return None
+    job = JobRow.of(row)
+    record(conn, job, EventType.VERSION_RAISED)
+    return job
 
 
 _UNAUDITED = sa.select(*JOB_COLUMNS).where(unaudited).order_by(jobs.c.finished_at).limit(_LIMIT)

@@ -23,9 +23,9 @@ from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.recovery.lost_messages import LostChunk, LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
-from celery_progress_ext.storage import endings, retention, sending
+from celery_progress_ext.storage import endings, lookups, retention, sending
 from celery_progress_ext.storage.body_changes import BodyDispatch
-from celery_progress_ext.storage.rows import ChunkRow
+from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.sending import SentChunk
 
 logger = get_logger(__name__)
@@ -95,6 +95,7 @@ class Reconciler:
             self.heal_settled,
             self.conclude,
             self.beat,
+            self.catch_up,
             self.check,
             self.forget,
         )
@@ -171,13 +172,38 @@ class Reconciler:
         count, after = 0, ""
         while rows := queries.running_jobs(self._context.database, after=after, limit=_PAGE):
             kept = self._context.broadcaster.kept_versions([row.id for row in rows])
-            snapshots = [self._context.snapshots.of(row) for row in rows]
+            snapshots = [self._context.snapshots.of(self._caught_up(row, kept)) for row in rows]
             self._context.broadcaster.publish_many(
                 (snapshot, "heartbeat" if kept.get(snapshot.job_id) == snapshot.version else None)
                 for snapshot in snapshots
             )
             count, after = count + len(rows), rows[-1].id
         return count
+
+    def catch_up(self) -> int:
+        """The database came back without its last writes (a standby, a backup): jobs whose end readers would not see,
+        because they were given a newer version, get one above it.
+        """
+        rows = queries.recently_ended_jobs(self._context.database, limit=queries.BATCH)
+        kept = self._context.broadcaster.kept_versions([row.id for row in rows])
+        behind = [row for row in rows if kept.get(row.id, 0) > row.version]
+        for row in behind:
+            self._context.broadcaster.publish(self._context.snapshots.of(self._caught_up(row, kept)))
+        return len(behind)
+
+    def _caught_up(self, row: JobRow, kept: Mapping[str, int]) -> JobRow:
+        """The row, with a version above the one that readers have where it fell behind: the rows win."""
+        if kept.get(row.id, 0) <= row.version:
+            return row
+        # It may just have changed: what was kept before the row is read again is not newer than that.
+        job = lookups.job(self._context.database, row.id) or row
+        above = kept[row.id]
+        if job.version >= above:
+            return job
+        raised = self._context.database.write(lambda conn: queries.raise_version(conn, row.id, above=above))
+        if raised is not None:
+            logger.warning("job_was_behind", job_id=row.id, version=job.version, readers_had=above)
+        return raised or job
 
     def check(self) -> int:
         """Audit jobs that ended, and some that run."""

@@ -157,6 +157,9 @@ _AT_ONCE = _TAKE_DISPATCH.where(
 )
 
 
+_NOT_HELD = sa.select(jobs.c.id).where(_OF_JOB).with_for_update(skip_locked=True)
+
+
 def take_dispatch(
     conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None
 ) -> BodyDispatch | None:
@@ -166,6 +169,8 @@ def take_dispatch(
     :param seen_dispatches: given by whoever saw the last chunk end: publish now, unless somebody did since.
     """
     values = {"of_job": job_id, "new_grace": grace}
+    if conn.execute(_NOT_HELD, {"of_job": job_id}).first() is None:
+        return None  # a body may be about to end the job in the user's own transaction
     if seen_dispatches is None:
         row = conn.execute(_WHEN_DUE, values).first()
     else:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from celery_progress_ext.config import Settings
 from celery_progress_ext.ids import TaskId
@@ -49,6 +50,8 @@ class Work:
     #: True once the rows say that this attempt does not count any more.
     superseded: bool = False
     finished: bool = False
+    #: The task ended its job itself, in a transaction of its own.
+    ended: bool = False
     #: Pages that could not be wholly read, with a sentence each.
     reservations: dict[int, str] = field(default_factory=dict)
     #: Held while the thread writes for this task, so that the task's end is not overtaken by a beat.
@@ -114,6 +117,11 @@ class Heartbeats:
         with self._lock:
             self._wake.notify()
 
+    def finish_in(self, connection: Any, work: Work, *, result: Any) -> bool:
+        """End a body's job in a transaction of the user's; False where its attempt was superseded."""
+        assert work.attempt is not None
+        return self._recording.bodies.finish_in(connection, work.task.job_id, attempt=work.attempt, result=result)
+
     def write_reservations(self, work: Work) -> None:
         """Write what a chunk's attempt could not wholly read, behind its start. The caller holds the work's lock."""
         chunks = self._recording.chunks
@@ -137,7 +145,7 @@ class Heartbeats:
                 self._asleep = False
             for work in list(self._works.values()):
                 with work.lock:
-                    if not work.finished and not work.superseded:
+                    if not (work.finished or work.superseded or work.ended):
                         self._speak_for(work)
 
     def _speak_for(self, work: Work) -> None:

@@ -196,7 +196,10 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
             may_batch=True,
         )
     elif work is not None and work.attempt is not None:
-        tracking.recording.bodies.succeeded(task.job_id, attempt=work.attempt, result=result)
+        if work.ended:
+            tracking.recording.bodies.concluded(task.job_id, result=result)
+        else:
+            tracking.recording.bodies.succeeded(task.job_id, attempt=work.attempt, result=result)
 
 
 @_quiet

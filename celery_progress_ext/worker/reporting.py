@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from celery import Task
 
+from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.worker.admission import Superseded
 from celery_progress_ext.worker.heartbeat import PAGES_SECONDS, Heartbeats, Work
@@ -50,6 +52,19 @@ class Reporter:
             work.reservations[page] = message
             self._heartbeats.write_reservations(work)
         if work.superseded:
+            raise Superseded("the job ended, or another attempt took over")
+
+    def finish(self, task: Task, *, result: Any, connection: Any) -> None:
+        """End a body's job in a transaction of the user's."""
+        work = self._heartbeats.get(task.request.id)
+        if work is None:
+            return
+        if work.task.chunk_index is not None or work.attempt is None:
+            raise IllegalTransition("Only the body of a tracked chord can finish its job.")
+        # From here on its heartbeats would wait for the row that the user's transaction holds.
+        with work.lock:
+            work.ended = True
+        if not self._heartbeats.finish_in(connection, work, result=result):
             raise Superseded("the job ended, or another attempt took over")
 
     @staticmethod

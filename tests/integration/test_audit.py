@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from alembic import command
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
@@ -14,7 +13,6 @@ from celery_progress_ext import JobStatus
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.recovery.auditor import AuditRun, BackgroundAuditor
 from celery_progress_ext.storage.audit import Drift, Source, audit, begin
-from celery_progress_ext.storage.migrate import config
 from tests.support.chords import Bench
 from tests.support.processes import ROOT
 from tests.support.rows import Rows
@@ -286,20 +284,3 @@ def test_the_tick_tells_how_many_jobs_drifted(sqlite_chords: Bench) -> None:
     assert (second["check"], second["drifted"]) == (0, 0)
     [drift] = sqlite_chords.progress.audit(job.id)
     assert drift.what == "pages_done"
-
-
-def test_the_check_waits_for_its_migration(sqlite_chords: Bench) -> None:
-    """New code on the tables before revision 0002: told once, and everything else of the tick runs."""
-    database = sqlite_chords.progress.database
-    with database.engine.begin() as conn:
-        command.downgrade(config(conn), "0001")
-    job = sqlite_chords.chord([sqlite_chords.work(0)]).apply_async()
-    with capture_logs() as logs:
-        answers = [sqlite_chords.progress.reconciler.tick() for _ in range(2)]
-    assert [answer["beat"] for answer in answers] == [1, 1]
-    [line] = [line for line in logs if line["log_level"] != "info"]
-    assert (line["event"], line["step"]) == ("reconciler_step_waits", "check")
-    assert "progress migrate" in line["advice"]
-    sqlite_chords.progress.migrate()
-    job.cancel()
-    assert sqlite_chords.progress.reconciler.tick()["check"] == 1

@@ -115,8 +115,8 @@ def test_a_chunk_is_lost_a_lease_after_one_of_a_later_job_was_started(rows: Rows
 
 
 def test_a_publisher_has_time_to_send_what_it_inserted(rows: Rows, lost: Look) -> None:
-    """In rows of before revision 0003, which do not say when they were sent, a tick and a second for each hundred chunks
-    are no proof.
+    """Rows of before revision 0003 do not say when they were sent: a tick and a second for each hundred chunks
+    prove nothing.
     """
     job_id = _create(rows, 1200)
     rows.database.write(lambda conn: execute(conn, "UPDATE document_ocr_chunks SET sent_at = NULL"))

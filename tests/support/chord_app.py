@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 
-from celery_progress_ext import CeleryProgress
+from celery_progress_ext import CeleryProgress, tracked_chord
 from tests.support import fault_points
 
 #: Short enough that a fault is healed within a test, long enough for a loaded machine.
@@ -70,6 +70,25 @@ def make_app(environ: Mapping[str, str]) -> Celery:
         with Path(path).open("a") as out:
             out.write(f"{self.request.id} {sorted(results)}\n")
         return sum(results)
+
+    @app.task(name="note", shared=False)  # type: ignore[untyped-decorator]
+    def note(path: str, line: str = "noted") -> str:
+        """Add a line to a file."""
+        with Path(path).open("a") as out:
+            out.write(f"{line}\n")
+        return "replaced"
+
+    @app.task(bind=True, name="replace", shared=False)  # type: ignore[untyped-decorator]
+    def replace(self: Any, results: Any, path: str) -> None:
+        """A body, or a chunk, that another task goes on with."""
+        note(path, "replacing")
+        raise self.replace(app.signature("note", args=(path, "replacement"), immutable=True))
+
+    @app.task(bind=True, name="replace_by_job", shared=False)  # type: ignore[untyped-decorator]
+    def replace_by_job(self: Any, path: str) -> None:
+        """A chunk that would have a job of its own go on with it."""
+        header, body = [app.signature("work", args=(1,))], app.signature("merge", args=(path,))
+        raise self.replace(tracked_chord(header, body, matter_id="m", document_id="inner", app=app))
 
     @app.task(name="frozen", shared=False)  # type: ignore[untyped-decorator]
     def frozen() -> tuple[int, int]:

@@ -10,7 +10,7 @@ import pytest
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, sending
+from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, sending, shortfalls
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
@@ -106,11 +106,22 @@ class Rows:
         )
 
     def complete(
-        self, job_id: str, index: int, result: Any = None, seconds: float | None = None
+        self, job_id: str, index: int, result: Any = None, seconds: float | None = None, *, dispatch: int = 1
     ) -> chunks.Change | None:
+        completion = chunks.Completion(
+            chunk_id=ids.chunk_id(job_id, index), result=result, seconds=seconds, dispatch=dispatch
+        )
+        changes = self.complete_all([completion])
+        return changes[0] if changes else None
+
+    def reserve(self, job_id: str, index: int, *, attempt: int, pages: Mapping[int, str]) -> bool:
+        """Pages that an attempt could not wholly read, with a sentence each."""
+        reservations = [{"page": page, "message": message} for page, message in pages.items()]
         chunk_id = ids.chunk_id(job_id, index)
-        return self.database.write(
-            lambda conn: chunks.complete(conn, chunk_id, result=result, grace=LEASE, seconds=seconds)
+        return bool(
+            self.database.write(
+                lambda conn: shortfalls.reserve(conn, chunk_id, attempt=attempt, reservations=reservations)
+            )
         )
 
     def complete_all(self, told: list[chunks.Completion]) -> list[chunks.Change]:
