@@ -78,7 +78,10 @@ def _described(result: PageResult) -> dict[str, Any]:
     return {
         "page": result.page,
         "status": result.status.value,
+        "reason": result.reason,
         "message": result.message,
+        "confidence": result.confidence,
+        "doubtful": result.doubtful,
         "dpi": result.dpi,
         "width": None if geometry is None else geometry.width,
         "height": None if geometry is None else geometry.height,

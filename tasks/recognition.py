@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from statistics import fmean
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from tasks.engines import OcrEngine, RecognitionFailed, Word
+from tasks.engines import OcrEngine, RecognitionFailed, RecognitionTimeout
 from tasks.page_results import PageResult, PageStatus
 from tasks.pdf.render import PageRenderer, PageUnreadable
-
-#: Mean confidence of a page's words. Print is read with 80 and more, noise with 20 to 40.
-_BELIEVABLE = 50
 
 
 def recognise_pages(
@@ -24,28 +21,29 @@ def recognise_pages(
     for page in pages:
         try:
             yield _recognise(page, renderer, engine, page_timeout)
-        except (PageUnreadable, RecognitionFailed) as error:
-            yield PageResult(page=page, status=PageStatus.UNREADABLE, message=f"Page {page} {error}.")
-
-
-def _doubtful(words: Sequence[Word]) -> bool:
-    """Whether what was read may be the noise of a broken image: nothing, or nothing that the engine believes in."""
-    return not words or fmean(word.confidence for word in words) < _BELIEVABLE
+        except PageUnreadable as error:
+            yield PageResult.because(page, PageStatus.UNREADABLE, error.reason, **error.details)
+        except RecognitionTimeout:
+            yield PageResult.because(page, PageStatus.UNREADABLE, "recognition_timeout", seconds=page_timeout)
+        except RecognitionFailed as error:
+            yield PageResult.because(page, PageStatus.UNREADABLE, "recognition_failed", detail=str(error))
 
 
 def _recognise(page: int, renderer: PageRenderer, engine: OcrEngine, page_timeout: float) -> PageResult:
     deadline = time.monotonic() + page_timeout
     seen = renderer.render(page)
     if seen.own_text is not None:
-        return PageResult(page=page, status=PageStatus.KEPT, own_text=seen.own_text)
+        return replace(PageResult.because(page, PageStatus.KEPT, "has_text"), own_text=seen.own_text)
     words = () if seen.bitmap is None else tuple(engine.recognise(seen.bitmap, timeout_s=deadline - time.monotonic()))
-    if _doubtful(words) and (fault := renderer.fault(page)) is not None:
-        raise PageUnreadable(fault)
-    return PageResult(
+    result = PageResult(
         page=page,
-        status=PageStatus.BLANK if seen.bitmap is None else PageStatus.RECOGNISED,
+        status=PageStatus.BLANK if seen.bitmap is None else PageStatus.READ,
         dpi=round(seen.dpi, 2),
         geometry=seen.geometry,
         words=words,
         replaces_layer=seen.replaces_layer,
     )
+    # Nothing, or nothing that the engine believes in, may be the noise of a broken image.
+    if (not words or result.doubtful) and (fault := renderer.fault(page)) is not None:
+        return result.damaged(fault)
+    return result

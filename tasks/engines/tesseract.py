@@ -39,10 +39,10 @@ class TesseractEngine:
             self._api.SetSourceResolution(round(bitmap.dpi))
             # A page that was not finished leaves garbage text of high confidence behind.
             if not self._api.Recognize(max(1, round(timeout_s * 1000))):
-                raise RecognitionTimeout(f"could not be recognised within {timeout_s:.0f} s")
+                raise RecognitionTimeout(f"not recognised within {timeout_s:.0f} s")
             return list(self._words(bitmap))
         except RuntimeError as error:
-            raise RecognitionFailed(f"could not be recognised: {error}") from error
+            raise RecognitionFailed(str(error)) from error
         finally:
             # The classifier learns from each page; without this the words would depend on what came before.
             self._api.ClearAdaptiveClassifier()

@@ -24,7 +24,12 @@ _INSPECT_SECONDS = 10.0
 
 
 class PageUnreadable(Exception):
-    """The page could not be rendered; the message ends a sentence that begins with the page's name."""
+    """The page could not be rendered. ``reason`` is a key of ``REASONS``, with the details that it needs."""
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.details = details
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +93,14 @@ class PageRenderer:
         )
 
     def fault(self, page: int) -> str | None:
-        """Why a page that shows nothing to read may show nothing: an image that is missing or broken.
+        """Why a page that shows nothing to read may show nothing: the reason, for an image that is missing or broken.
 
         pdfium draws such a page without it and reports no error. None where nothing is wrong.
         """
         try:
             answer, _ = self._ask("inspect", page, min(_INSPECT_SECONDS, self._timeout))
         except PageUnreadable:
-            return "has an image that cannot be decoded"
+            return "image_undecodable"
         fault: str | None = answer["fault"]
         return fault
 
@@ -139,11 +144,9 @@ class PageRenderer:
             clock.cancel()
         if answer is None or len(pixels) < answer.get("bytes", 0):
             self.close()
-            raise PageUnreadable(
-                f"could not be rendered within {seconds:.0f} s"
-                if timed_out.is_set()
-                else "could not be rendered: it takes too much memory or time, or is broken"
-            )
+            if timed_out.is_set():
+                raise PageUnreadable("render_timeout", seconds=seconds)
+            raise PageUnreadable("render_died")
         if "error" in answer:
-            raise PageUnreadable(answer["error"])
+            raise PageUnreadable(answer["error"], **answer["details"])
         return answer, pixels

@@ -28,7 +28,11 @@ _HYPHENS = str.maketrans({"\ufffe": "-", "\x02": "-", "\r": None})
 
 
 class _Trouble(Exception):
-    """Told to the parent; this process lives on."""
+    """Carries the reason to the parent; this process lives on."""
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.reply = {"error": reason, "details": details}
 
 
 def has_ink(image: Image.Image, dpi: float) -> bool:
@@ -70,10 +74,10 @@ def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tup
     page = pdf[index]
     width, height = page.get_size()
     if width <= 0 or height <= 0:
-        raise _Trouble("has no visible area")
+        raise _Trouble("no_area")
     fitting = fitting_dpi(width, height, dpi)
     if fitting is None:
-        raise _Trouble("is too large to be read")
+        raise _Trouble("too_large")
     own_text, replaces_layer = keeps_text(page, mode)
     bitmap = None if own_text is not None else page.render(scale=fitting / 72, grayscale=True)
     wanted = bitmap is not None and has_ink(bitmap.to_pil(), fitting)
@@ -100,9 +104,9 @@ def answer(path: Path, pdf: pypdfium2.PdfDocument, request: dict[str, Any], dpi:
         else:
             reply, pixels = render(pdf, request["page"] - 1, dpi, mode)
     except _Trouble as trouble:
-        reply = {"error": str(trouble)}
+        reply = trouble.reply
     except (pypdfium2.PdfiumError, ValueError) as error:
-        reply = {"error": f"could not be rendered: {error}"}
+        reply = _Trouble("render_failed", detail=str(error).rstrip(".")).reply
     sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
     sys.stdout.buffer.write(pixels)
     sys.stdout.buffer.flush()

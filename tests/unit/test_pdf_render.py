@@ -106,9 +106,9 @@ def test_a_page_that_never_ends_costs_only_itself(tmp_path: Path) -> None:
     with renderer(path, timeout=1) as pages:
         results = list(recognise_pages([1, 2, 3], pages, NullEngine(), page_timeout=1))
     assert [result.status for result in results] == [
-        PageStatus.RECOGNISED,
+        PageStatus.READ,
         PageStatus.UNREADABLE,
-        PageStatus.RECOGNISED,
+        PageStatus.READ,
     ]
     assert results[1].message == "Page 2 could not be rendered within 1 s."
     assert time.monotonic() - started < 10
@@ -120,7 +120,7 @@ def test_a_renderer_that_is_killed_is_replaced(tmp_path: Path, new_children: New
         pages.render(1)
         (child,) = new_children()
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(PageUnreadable, match="could not be rendered"):
+        with pytest.raises(PageUnreadable, match="render_"):
             pages.render(2)
         assert pages.render(2).bitmap is not None
 
@@ -136,7 +136,7 @@ def test_no_child_is_left(tmp_path: Path, new_children: NewChildren) -> None:
 def test_a_page_that_is_not_there_is_named(tmp_path: Path) -> None:
     """An error of the library is a message, and the child lives on."""
     with renderer(document(tmp_path / "in.pdf", INK)) as pages:
-        with pytest.raises(PageUnreadable, match="could not be rendered"):
+        with pytest.raises(PageUnreadable, match="render_"):
             pages.render(7)
         assert pages.render(1).bitmap is not None
 
@@ -162,7 +162,7 @@ def test_a_page_with_no_visible_area_is_named(tmp_path: Path) -> None:
     with pikepdf.open(path, allow_overwriting_input=True) as pdf:
         pdf.pages[0].obj.CropBox = Array([700, 900, 800, 1000])
         pdf.save()
-    with renderer(path) as pages, pytest.raises(PageUnreadable, match="no visible area"):
+    with renderer(path) as pages, pytest.raises(PageUnreadable, match="no_area"):
         pages.render(1)
 
 
