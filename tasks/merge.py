@@ -85,8 +85,10 @@ def _described(result: PageResult) -> dict[str, Any]:
         "dpi": result.dpi,
         "width": None if geometry is None else geometry.width,
         "height": None if geometry is None else geometry.height,
+        "orientation": 0 if geometry is None else geometry.orientation,
+        "skew": 0 if geometry is None else geometry.skew,
         "text": result.text,
-        "words": [astuple(word) for word in result.words],
+        "words": [astuple(word) for word in result.words_on_bitmap()],
     }
 
 

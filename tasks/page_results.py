@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from itertools import groupby
@@ -106,7 +106,7 @@ def sentence(page: int, status: PageStatus, reason: str, **details: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PageResult:
-    """One page, counted from 1. ``geometry`` and ``words`` belong together: boxes are in the bitmap's pixels."""
+    """One page, counted from 1. ``geometry`` and ``words`` belong together: boxes are in upright pixels."""
 
     page: int
     status: PageStatus
@@ -154,6 +154,13 @@ class PageResult:
         if self.status is PageStatus.KEPT:
             return self.own_text
         return "\n".join(" ".join(word.text for word in line) for _, line in groupby(self.words, lambda w: w.line))
+
+    def words_on_bitmap(self) -> Iterator[Word]:
+        """Its words with boxes on the page as displayed, in the bitmap's pixels."""
+        for word in self.words:
+            assert self.geometry is not None
+            x0, y0, x1, y1 = self.geometry.box_on_bitmap(word.x0, word.y0, word.x1, word.y1)
+            yield replace(word, x0=x0, y0=y0, x1=x1, y1=y1)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON; a word is ``[text, x0, y0, x1, y1, confidence, line]``."""

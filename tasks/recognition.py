@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
-from tasks.engines import OcrEngine, RecognitionFailed, RecognitionTimeout
+from PIL import Image
+
+from tasks.engines import Bitmap, OcrEngine, RecognitionFailed, RecognitionTimeout
 from tasks.page_results import PageResult, PageStatus
-from tasks.pdf.render import PageRenderer, PageUnreadable
+from tasks.pdf.geometry import Geometry
+from tasks.pdf.render import PageRenderer, PageUnreadable, RenderedPage
+from tasks.pdf.turning import turn
+
+#: The confidence from which on a word is hardly ever noise.
+_BELIEVABLE_WORD = 70
 
 
 def recognise_pages(
@@ -34,16 +42,46 @@ def _recognise(page: int, renderer: PageRenderer, engine: OcrEngine, page_timeou
     seen = renderer.render(page)
     if seen.own_text is not None:
         return replace(PageResult.because(page, PageStatus.KEPT, "has_text"), own_text=seen.own_text)
-    words = () if seen.bitmap is None else tuple(engine.recognise(seen.bitmap, timeout_s=deadline - time.monotonic()))
     result = PageResult(
         page=page,
         status=PageStatus.BLANK if seen.bitmap is None else PageStatus.READ,
         dpi=round(seen.dpi, 2),
         geometry=seen.geometry,
-        words=words,
         replaces_layer=seen.replaces_layer,
     )
+    if seen.bitmap is not None:
+        result = _read(result, seen.bitmap, engine, deadline)
+        if result.doubtful:
+            result = _read_otherwise(result, seen, engine, deadline)
     # Nothing, or nothing that the engine believes in, may be the noise of a broken image.
-    if (not words or result.doubtful) and (fault := renderer.fault(page)) is not None:
+    if (not result.words or result.doubtful) and (fault := renderer.fault(page)) is not None:
         return result.damaged(fault)
     return result
+
+
+def _read(result: PageResult, bitmap: Bitmap, engine: OcrEngine, deadline: float) -> PageResult:
+    return replace(result, words=tuple(engine.recognise(bitmap, timeout_s=deadline - time.monotonic())))
+
+
+def _read_otherwise(first: PageResult, seen: RenderedPage, engine: OcrEngine, deadline: float) -> PageResult:
+    """Read a page again whose words are doubtful: upside down, and where that may be, sideways. The best one counts."""
+    readings = [first]
+    for turned in (180,) if seen.axis_sure else (180, 90, 270):
+        bitmap, geometry = _turned(seen, turned)
+        with suppress(RecognitionFailed):
+            readings.append(_read(replace(first, geometry=geometry), bitmap, engine, deadline))
+            if not readings[-1].doubtful:
+                break
+    return max(readings, key=_believable_letters)
+
+
+def _turned(seen: RenderedPage, orientation: int) -> tuple[Bitmap, Geometry]:
+    assert seen.bitmap is not None
+    size = (seen.bitmap.width, seen.bitmap.height)
+    image = turn(Image.frombuffer("L", size, seen.bitmap.pixels, "raw", "L", seen.bitmap.stride, 1), orientation)
+    geometry = replace(seen.geometry, orientation=(seen.geometry.orientation + orientation) % 360)
+    return Bitmap(image.width, image.height, image.width, image.tobytes(), seen.bitmap.dpi), geometry
+
+
+def _believable_letters(result: PageResult) -> int:
+    return sum(len(word.text) for word in result.words if word.confidence >= _BELIEVABLE_WORD)

@@ -34,7 +34,7 @@ class PageUnreadable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedPage:
-    """A page as seen. ``bitmap`` is None where there is nothing to recognise: it is kept or blank."""
+    """A page as seen. ``bitmap`` is upright, and None where there is nothing to recognise: it is kept or blank."""
 
     geometry: Geometry
     dpi: float
@@ -42,6 +42,8 @@ class RenderedPage:
     own_text: str | None
     #: It carries an invisible text layer that is to be replaced.
     replaces_layer: bool
+    #: Whether it is beyond doubt which way the lines run.
+    axis_sure: bool
     bitmap: Bitmap | None
 
 
@@ -82,13 +84,16 @@ class PageRenderer:
         :raises PageUnreadable: it broke the renderer, or took too long.
         """
         answer, pixels = self._ask("render", page, self._timeout)
-        geometry = Geometry(tuple(answer["box"]), answer["rotation"], answer["width"], answer["height"])
-        bitmap = Bitmap(geometry.width, geometry.height, answer["stride"], pixels, answer["dpi"]) if pixels else None
+        box, *numbers = answer["geometry"]
+        geometry = Geometry(tuple(box), *numbers)
+        width, height = geometry.upright_size
+        bitmap = Bitmap(width, height, width, pixels, answer["dpi"]) if pixels else None
         return RenderedPage(
             geometry=geometry,
             dpi=answer["dpi"],
             own_text=answer["own_text"],
             replaces_layer=answer["replaces_layer"],
+            axis_sure=answer["axis_sure"],
             bitmap=bitmap,
         )
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium_c
-from PIL import Image
 
-from tasks.pdf.geometry import fitting_dpi
+from tasks.pdf.geometry import Geometry, fitting_dpi
 from tasks.pdf.image_faults import find_fault
+from tasks.pdf.ink import has_ink, ink_mask, look
 from tasks.pdf.sandbox import allow_cpu, confine
-
-#: A page is looked at for ink at about this resolution: a full stop is still a pixel, dust is not.
-_INK_DPI = 50
-#: How much a pixel differs from the paper to be ink, of 255.
-_INK_CONTRAST = 24
+from tasks.pdf.upright import make_upright
 
 #: pdfium marks a hyphen at a line's end with one of these.
 _HYPHENS = str.maketrans({"\ufffe": "-", "\x02": "-", "\r": None})
@@ -33,15 +30,6 @@ class _Trouble(Exception):
     def __init__(self, reason: str, **details: Any) -> None:
         super().__init__(reason)
         self.reply = {"error": reason, "details": details}
-
-
-def has_ink(image: Image.Image, dpi: float) -> bool:
-    """Whether anything but paper is to be seen. Paper is the page's median gray, so white on black counts too."""
-    histogram = image.reduce(max(1, round(dpi / _INK_DPI))).histogram()
-    seen, paper = 0, 0
-    while (seen := seen + histogram[paper]) * 2 < sum(histogram):
-        paper += 1
-    return any(histogram[: max(0, paper - _INK_CONTRAST)]) or any(histogram[paper + _INK_CONTRAST + 1 :])
 
 
 def text_of(page: pypdfium2.PdfPage) -> str:
@@ -69,8 +57,8 @@ def keeps_text(page: pypdfium2.PdfPage, mode: str) -> tuple[str | None, bool]:
     return (text, False) if mode == "redo" and visible else (None, invisible)
 
 
-def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], Any]:
-    """The answer about one page, and its pixels where they are to be recognised."""
+def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], bytes]:
+    """The answer about one page, and its upright pixels where they are to be recognised."""
     page = pdf[index]
     width, height = page.get_size()
     if width <= 0 or height <= 0:
@@ -79,25 +67,29 @@ def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tup
     if fitting is None:
         raise _Trouble("too_large")
     own_text, replaces_layer = keeps_text(page, mode)
-    bitmap = None if own_text is not None else page.render(scale=fitting / 72, grayscale=True)
-    wanted = bitmap is not None and has_ink(bitmap.to_pil(), fitting)
+    geometry = Geometry(page.get_bbox(), page.get_rotation(), 0, 0)
+    sure, image = True, None
+    if own_text is None:
+        bitmap = page.render(scale=fitting / 72, grayscale=True)
+        geometry = replace(geometry, width=bitmap.width, height=bitmap.height)
+        ink = ink_mask(look(seen := bitmap.to_pil(), fitting))
+        if has_ink(ink):
+            image, geometry, sure = make_upright(seen, ink, geometry, fitting)
+    pixels = b"" if image is None else image.tobytes()
     return {
-        "box": page.get_bbox(),
-        "rotation": page.get_rotation(),
+        "geometry": astuple(geometry),
         "dpi": fitting,
         "own_text": own_text,
         "replaces_layer": replaces_layer,
-        "width": bitmap.width if bitmap else 0,
-        "height": bitmap.height if bitmap else 0,
-        "stride": bitmap.stride if bitmap else 0,
-        "bytes": bitmap.stride * bitmap.height if bitmap and wanted else 0,
-    }, memoryview(bitmap.buffer).cast("B") if bitmap and wanted else b""
+        "axis_sure": sure,
+        "bytes": len(pixels),
+    }, pixels
 
 
 def answer(path: Path, pdf: pypdfium2.PdfDocument, request: dict[str, Any], dpi: float, mode: str) -> None:
     """Do what one line asks."""
     reply: dict[str, Any]
-    pixels: Any = b""
+    pixels = b""
     try:
         if request["do"] == "inspect":
             reply = {"fault": find_fault(path, request["page"] - 1)}

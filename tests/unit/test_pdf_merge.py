@@ -54,6 +54,8 @@ def test_each_page_is_in_each_output(tmp_path: Path) -> None:
         "dpi": 144,
         "width": 1200,
         "height": 1600,
+        "orientation": 0,
+        "skew": 0,
         "text": "first page",
         "words": [["first", 100, 100, 200, 130, 91.5, 0], ["page", 250, 100, 350, 130, 91.5, 0]],
     }
