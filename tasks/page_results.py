@@ -116,7 +116,9 @@ class PageResult:
     dpi: float | None = None
     geometry: Geometry | None = None
     words: tuple[Word, ...] = ()
-    #: The text that a kept page already carries.
+    #: Which of the words, by index, the file has in that place already: they are not added to it again.
+    in_file: tuple[int, ...] = ()
+    #: The text that the page carries already and that stays.
     own_text: str = ""
     #: The page has an invisible text layer of an earlier OCR, which the new one replaces.
     replaces_layer: bool = False
@@ -150,10 +152,15 @@ class PageResult:
 
     @property
     def text(self) -> str:
-        """What the page says, a line of print per line."""
-        if self.status is PageStatus.KEPT:
-            return self.own_text
-        return "\n".join(" ".join(word.text for word in line) for _, line in groupby(self.words, lambda w: w.line))
+        """What the page says, a line of print per line: first what it carried already, then what was read."""
+        read = "\n".join(" ".join(word.text for word in line) for _, line in groupby(self.words, lambda w: w.line))
+        return "\n".join(filter(None, [self.own_text, read]))
+
+    @property
+    def words_to_add(self) -> tuple[Word, ...]:
+        """What the text layer says."""
+        there = frozenset(self.in_file)
+        return tuple(word for index, word in enumerate(self.words) if index not in there)
 
     def words_on_bitmap(self) -> Iterator[Word]:
         """Its words with boxes on the page as displayed, in the bitmap's pixels."""
@@ -172,6 +179,7 @@ class PageResult:
             "dpi": self.dpi,
             "geometry": None if self.geometry is None else list(astuple(self.geometry)),
             "words": [list(astuple(word)) for word in self.words],
+            "in_file": list(self.in_file),
             "own_text": self.own_text,
             "replaces_layer": self.replaces_layer,
         }
@@ -188,6 +196,7 @@ class PageResult:
             dpi=record["dpi"],
             geometry=None if geometry is None else Geometry(tuple(geometry[0]), *geometry[1:]),
             words=tuple(Word(*word) for word in record["words"]),
+            in_file=tuple(record.get("in_file", ())),
             own_text=record["own_text"],
             replaces_layer=record["replaces_layer"],
         )

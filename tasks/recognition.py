@@ -12,9 +12,14 @@ from PIL import Image
 from tasks.engines import Bitmap, OcrEngine, RecognitionFailed, RecognitionTimeout
 from tasks.page_results import PageResult, PageStatus
 from tasks.pdf.geometry import Geometry
+from tasks.pdf.own_words import without_repetitions
 from tasks.pdf.render import PageRenderer, PageUnreadable, RenderedPage
 from tasks.pdf.turning import turn
 
+#: Characters of a page that is no scan with a stamp on it.
+_MOSTLY_TEXT = 200
+#: The confidence below which a word is hardly ever one.
+_NOISE = 50
 #: The confidence from which on a word is hardly ever noise.
 _BELIEVABLE_WORD = 70
 
@@ -40,23 +45,34 @@ def recognise_pages(
 def _recognise(page: int, renderer: PageRenderer, engine: OcrEngine, page_timeout: float) -> PageResult:
     deadline = time.monotonic() + page_timeout
     seen = renderer.render(page)
-    if seen.own_text is not None:
-        return replace(PageResult.because(page, PageStatus.KEPT, "has_text"), own_text=seen.own_text)
     result = PageResult(
         page=page,
-        status=PageStatus.BLANK if seen.bitmap is None else PageStatus.READ,
+        status=PageStatus.BLANK,
         dpi=round(seen.dpi, 2),
         geometry=seen.geometry,
-        replaces_layer=seen.replaces_layer,
+        own_text=seen.own_text,
     )
     if seen.bitmap is not None:
         result = _read(result, seen.bitmap, engine, deadline)
         if result.doubtful:
             result = _read_otherwise(result, seen, engine, deadline)
+        result = _beside_own_text(without_repetitions(result, seen.own_words))
+        # An earlier layer does not go for nothing.
+        result = replace(result, status=PageStatus.READ, replaces_layer=seen.replaces_layer and bool(result.words))
+    if result.own_text and not result.words:
+        result = replace(PageResult.because(page, PageStatus.KEPT, "has_text"), own_text=result.own_text)
     # Nothing, or nothing that the engine believes in, may be the noise of a broken image.
     if (not result.words or result.doubtful) and (fault := renderer.fault(page)) is not None:
         return result.damaged(fault)
     return result
+
+
+def _beside_own_text(result: PageResult) -> PageResult:
+    """Drop what was read with little confidence in the pictures of a page that is mostly text already."""
+    if len(result.own_text) < _MOSTLY_TEXT:
+        return result
+    words = result.words_to_add
+    return replace(result, words=tuple(word for word in words if word.confidence >= _NOISE), in_file=())
 
 
 def _read(result: PageResult, bitmap: Bitmap, engine: OcrEngine, deadline: float) -> PageResult:

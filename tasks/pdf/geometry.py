@@ -27,6 +27,13 @@ def compose(first: Matrix, then: Matrix) -> Matrix:
     return (a * g + b * i, a * h + b * j, c * g + d * i, c * h + d * j, e * g + f * i + k, e * h + f * j + m)
 
 
+def invert(matrix: Matrix) -> Matrix:
+    """The matrix that undoes this one."""
+    a, b, c, d, e, f = matrix
+    size = a * d - b * c
+    return (d / size, -b / size, -c / size, a / size, (c * f - d * e) / size, (b * e - a * f) / size)
+
+
 def apply(matrix: Matrix, x: float, y: float) -> tuple[float, float]:
     """Where the matrix maps a point."""
     a, b, c, d, e, f = matrix

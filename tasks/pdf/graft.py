@@ -72,14 +72,14 @@ def _verify(out: Path, count: int) -> None:
 
 def _add_layer(pdf: pikepdf.Pdf, result: PageResult, font: pikepdf.Object) -> bool:
     """Put a page's layer under what it shows; False where the page's objects do not allow it."""
-    if result.geometry is None or not (result.words or result.replaces_layer):
+    if result.geometry is None or not (result.words_to_add or result.replaces_layer):
         return True
     allow_cpu(_PAGE_SECONDS)
     try:
         page = pdf.pages[result.page - 1]
         if result.replaces_layer:
             _remove_invisible_text(pdf, page)
-        if result.words:
+        if result.words_to_add:
             layer = _layer(pdf, result, result.geometry, font)
             name = page.add_resource(layer, Name.XObject, name=_free_name(page, result.page))
             page.contents_add(b"q " + bytes(name) + b" Do Q", prepend=True)
@@ -99,7 +99,7 @@ def _free_name(page: pikepdf.Page, number: int) -> Name:
 
 def _layer(pdf: pikepdf.Pdf, result: PageResult, geometry: Geometry, font: pikepdf.Object) -> pikepdf.Stream:
     width, height = geometry.upright_size
-    layer = pdf.make_stream("\n".join(text_operators(result.words)).encode("ascii"))
+    layer = pdf.make_stream("\n".join(text_operators(result.words_to_add)).encode("ascii"))
     layer.Type, layer.Subtype = Name.XObject, Name.Form
     layer.BBox = Array([0, -height, width, 0])
     layer.Matrix = Array([round(number, 7) for number in compose(_Y_UPWARDS, geometry.upright_to_user_space)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Self
 from tasks.engines import Bitmap
 from tasks.pdf import sandbox
 from tasks.pdf.geometry import Geometry
+from tasks.pdf.own_words import OwnWord
 
 #: Seconds to find out why a page shows nothing. It only changes the words of a message.
 _INSPECT_SECONDS = 10.0
@@ -38,8 +40,10 @@ class RenderedPage:
 
     geometry: Geometry
     dpi: float
-    #: The text that it carries already, when that is to be kept.
-    own_text: str | None
+    #: The text that it carries already and that counts in this mode.
+    own_text: str
+    #: All words that the file has and keeps, with boxes on the page as displayed, in the bitmap's pixels.
+    own_words: Sequence[OwnWord]
     #: It carries an invisible text layer that is to be replaced.
     replaces_layer: bool
     #: Whether it is beyond doubt which way the lines run.
@@ -50,16 +54,19 @@ class RenderedPage:
 class PageRenderer:
     """Renders pages of one file, one at a time. A context manager: the child ends with it.
 
-    ``mode`` says what happens to pages that carry text:
+    ``mode`` says which of the text that a page carries already counts. What counts stays, and the rest of the page is
+    read, where there is more on it than that text:
 
-    ======== =================================== ========================================
-    mode     only invisible text (earlier OCR)   visible text
-    ======== =================================== ========================================
-    skip     kept                                kept
-    redo     recognised, the old layer replaced  kept
-    force    recognised, the old layer replaced  recognised too; its own text stays, so
-                                                 searching finds it twice
-    ======== =================================== ========================================
+    ======== ================= ================================== ====================================
+    mode     visible text      invisible layer of an earlier OCR  text that nobody can see
+    ======== ================= ================================== ====================================
+    skip     counts            counts                             does not: what hides it is read
+    redo     counts            is replaced                        does not
+    force    does not          is replaced                        does not
+    ======== ================= ================================== ====================================
+
+    A word that the file has already, in this place, is never added to it again. OCRmyPDF's ``skip`` leaves a page as
+    it is when it carries any text: a scan with a stamped line is lost there, and read here.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class PageRenderer:
             geometry=geometry,
             dpi=answer["dpi"],
             own_text=answer["own_text"],
+            own_words=[OwnWord(text, tuple(box), *kind) for text, box, *kind in answer["own_words"]],
             replaces_layer=answer["replaces_layer"],
             axis_sure=answer["axis_sure"],
             bitmap=bitmap,

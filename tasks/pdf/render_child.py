@@ -6,22 +6,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pikepdf
 import pypdfium2
-import pypdfium2.raw as pdfium_c
 
 from tasks.pdf.geometry import Geometry, fitting_dpi
 from tasks.pdf.image_faults import find_fault
 from tasks.pdf.ink import has_ink, ink_mask, look
+from tasks.pdf.page_text import examine_text
 from tasks.pdf.sandbox import allow_cpu, confine
 from tasks.pdf.upright import make_upright
-
-#: pdfium marks a hyphen at a line's end with one of these.
-_HYPHENS = str.maketrans({"\ufffe": "-", "\x02": "-", "\r": None})
 
 
 class _Trouble(Exception):
@@ -32,55 +32,47 @@ class _Trouble(Exception):
         self.reply = {"error": reason, "details": details}
 
 
-def text_of(page: pypdfium2.PdfPage) -> str:
-    """The text that a page carries, visible or not."""
-    return str(page.get_textpage().get_text_range()).translate(_HYPHENS)
+def page_unit(path: Path, index: int) -> float:
+    """How many points a unit of the page's user space is: pdfium leaves UserUnit out of account."""
+    try:
+        unit = float(_opened(path).pages[index].obj.get("/UserUnit", 1))
+    except (pikepdf.PdfError, ValueError, TypeError, IndexError, OSError):
+        return 1.0
+    return unit if unit > 0 else 1.0
 
 
-def kinds_of_text(page: pypdfium2.PdfPage) -> tuple[bool, bool]:
-    """Whether the page has visible text, and whether it has invisible text."""
-    invisible = [
-        pdfium_c.FPDFTextObj_GetTextRenderMode(text) == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE
-        for text in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT])
-    ]
-    return not all(invisible), any(invisible)
+@cache
+def _opened(path: Path) -> pikepdf.Pdf:
+    return pikepdf.open(path)
 
 
-def keeps_text(page: pypdfium2.PdfPage, mode: str) -> tuple[str | None, bool]:
-    """What the mode says about a page: the text to keep, and whether an invisible layer is to be replaced."""
-    text = text_of(page)
-    if not text.strip():
-        return None, False
-    if mode == "skip":
-        return text, False
-    visible, invisible = kinds_of_text(page)
-    return (text, False) if mode == "redo" and visible else (None, invisible)
-
-
-def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], bytes]:
+def render(path: Path, pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], bytes]:
     """The answer about one page, and its upright pixels where they are to be recognised."""
     page = pdf[index]
+    unit = page_unit(path, index)
     width, height = page.get_size()
     if width <= 0 or height <= 0:
         raise _Trouble("no_area")
-    fitting = fitting_dpi(width, height, dpi)
+    fitting = fitting_dpi(width * unit, height * unit, dpi)
     if fitting is None:
         raise _Trouble("too_large")
-    own_text, replaces_layer = keeps_text(page, mode)
-    geometry = Geometry(page.get_bbox(), page.get_rotation(), 0, 0)
+    scale = fitting / 72 * unit
+    geometry = Geometry(page.get_bbox(), page.get_rotation(), math.ceil(width * scale), math.ceil(height * scale))
+    text = examine_text(page, mode, geometry, unit)
     sure, image = True, None
-    if own_text is None:
-        bitmap = page.render(scale=fitting / 72, grayscale=True)
-        geometry = replace(geometry, width=bitmap.width, height=bitmap.height)
-        ink = ink_mask(look(seen := bitmap.to_pil(), fitting))
+    if text.more_to_read:
+        seen = page.render(scale=scale, grayscale=True).to_pil()
+        geometry = replace(geometry, width=seen.width, height=seen.height)
+        ink = ink_mask(look(seen, fitting))
         if has_ink(ink):
             image, geometry, sure = make_upright(seen, ink, geometry, fitting)
     pixels = b"" if image is None else image.tobytes()
     return {
         "geometry": astuple(geometry),
         "dpi": fitting,
-        "own_text": own_text,
-        "replaces_layer": replaces_layer,
+        "own_text": text.own_text,
+        "own_words": [astuple(word) for word in text.own_words] if pixels else [],
+        "replaces_layer": text.replaces_layer,
         "axis_sure": sure,
         "bytes": len(pixels),
     }, pixels
@@ -94,7 +86,7 @@ def answer(path: Path, pdf: pypdfium2.PdfDocument, request: dict[str, Any], dpi:
         if request["do"] == "inspect":
             reply = {"fault": find_fault(path, request["page"] - 1)}
         else:
-            reply, pixels = render(pdf, request["page"] - 1, dpi, mode)
+            reply, pixels = render(path, pdf, request["page"] - 1, dpi, mode)
     except _Trouble as trouble:
         reply = trouble.reply
     except (pypdfium2.PdfiumError, ValueError) as error:

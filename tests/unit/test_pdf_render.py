@@ -23,6 +23,8 @@ NewChildren = Callable[[], list[Any]]
 VISIBLE = b"BT /F 40 Tf 72 600 Td (Seen) Tj ET "
 HIDDEN = b"BT 3 Tr /F 40 Tf 72 400 Td (Layer) Tj ET "
 INK = b"100 100 300 200 re f "
+#: The layer lies on the ink, as that of an earlier OCR does.
+LAYERED = b"72 400 100 30 re f " + HIDDEN
 RECURSIVE = b"/R Do "
 
 
@@ -63,25 +65,25 @@ def renderer(path: Path, *, mode: str = "skip", timeout: float = 30) -> PageRend
 
 
 @pytest.mark.parametrize(
-    ("mode", "content", "own_text", "replaces_layer"),
+    ("mode", "content", "own_text", "replaces_layer", "more"),
     [
-        ("skip", INK, None, False),
-        ("skip", INK + VISIBLE, "Seen", False),
-        ("skip", INK + HIDDEN, "Layer", False),
-        ("redo", INK + VISIBLE + HIDDEN, "Seen\nLayer", False),
-        ("redo", INK + HIDDEN, None, True),
-        ("force", INK + VISIBLE, None, False),
-        ("force", INK + VISIBLE + HIDDEN, None, True),
+        ("skip", INK, "", False, True),
+        ("skip", INK + VISIBLE, "Seen", False, False),
+        ("skip", LAYERED, "Layer", False, False),
+        ("redo", VISIBLE + LAYERED, "Seen", True, False),
+        ("redo", LAYERED, "", True, True),
+        ("force", INK + VISIBLE, "", False, True),
+        ("force", VISIBLE + LAYERED, "", True, True),
     ],
 )
 def test_the_mode_decides_about_pages_with_text(
-    mode: str, content: bytes, own_text: str | None, replaces_layer: bool, tmp_path: Path
+    mode: str, content: bytes, own_text: str, replaces_layer: bool, more: bool, tmp_path: Path
 ) -> None:
     """The table in ``PageRenderer``'s docstring."""
     with renderer(document(tmp_path / "in.pdf", content), mode=mode) as pages:
         seen = pages.render(1)
     assert (seen.own_text, seen.replaces_layer) == (own_text, replaces_layer)
-    assert (seen.bitmap is None) == (own_text is not None)
+    assert (seen.bitmap is not None) == more
 
 
 @pytest.mark.parametrize("content", [b"", b"1 g 0 0 600 800 re f", b"0 g 0 0 600 800 re f"])
