@@ -100,7 +100,7 @@ class _Grafting:
 
     def add(self, result: PageResult) -> None:
         """Pass a page on, if there is something to add to it."""
-        if result.words_to_add or result.replaces_layer:
+        if result.changes_page:
             try:
                 self._stdin.write(json.dumps(result.to_dict()).encode() + b"\n")
             except BrokenPipeError:

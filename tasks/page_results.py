@@ -122,6 +122,8 @@ class PageResult:
     own_text: str = ""
     #: The page has an invisible text layer of an earlier OCR, which the new one replaces.
     replaces_layer: bool = False
+    #: By how many degrees the page itself is to be turned clockwise: 0, 90, 180, 270.
+    turns_page: int = 0
 
     @classmethod
     def because(cls, page: int, status: PageStatus, reason: str, **details: Any) -> Self:
@@ -157,6 +159,11 @@ class PageResult:
         return "\n".join(filter(None, [self.own_text, read]))
 
     @property
+    def changes_page(self) -> bool:
+        """Whether the page is another one in the searchable PDF."""
+        return bool(self.words_to_add or self.replaces_layer or self.turns_page)
+
+    @property
     def words_to_add(self) -> tuple[Word, ...]:
         """What the text layer says."""
         there = frozenset(self.in_file)
@@ -182,6 +189,7 @@ class PageResult:
             "in_file": list(self.in_file),
             "own_text": self.own_text,
             "replaces_layer": self.replaces_layer,
+            "turns_page": self.turns_page,
         }
 
     @classmethod
@@ -199,6 +207,7 @@ class PageResult:
             in_file=tuple(record.get("in_file", ())),
             own_text=record["own_text"],
             replaces_layer=record["replaces_layer"],
+            turns_page=record.get("turns_page", 0),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,8 +16,6 @@ from tasks.pdf.own_words import without_repetitions
 from tasks.pdf.render import PageRenderer, PageUnreadable, RenderedPage
 from tasks.pdf.turning import turn
 
-#: Characters of a page that is no scan with a stamp on it.
-_MOSTLY_TEXT = 200
 #: The confidence below which a word is hardly ever one.
 _NOISE = 50
 #: The confidence from which on a word is hardly ever noise.
@@ -25,15 +23,27 @@ _BELIEVABLE_WORD = 70
 
 
 def recognise_pages(
-    pages: Iterable[int], renderer: PageRenderer, engine: OcrEngine, *, page_timeout: float
+    pages: Iterable[int],
+    renderer: PageRenderer,
+    engine: OcrEngine,
+    *,
+    page_timeout: float,
+    asks_for: Callable[[int], bool] = lambda page: True,
+    rotate_pages: bool = False,
 ) -> Iterator[PageResult]:
     """One result per page, in order. A page that fails is named in its result and stops nothing.
 
     :param page_timeout: seconds for rendering and recognising a page together.
+    :param asks_for: whether a page is to be looked at; the others are kept.
+    :param rotate_pages: turn pages for good that lie on their side or on their head.
     """
     for page in pages:
+        if not asks_for(page):
+            yield PageResult.because(page, PageStatus.KEPT, "not_asked_for")
+            continue
         try:
-            yield _recognise(page, renderer, engine, page_timeout)
+            result = _recognise(page, renderer, engine, page_timeout)
+            yield _turning_the_page(result) if rotate_pages else result
         except PageUnreadable as error:
             yield PageResult.because(page, PageStatus.UNREADABLE, error.reason, **error.details)
         except RecognitionTimeout:
@@ -69,10 +79,17 @@ def _recognise(page: int, renderer: PageRenderer, engine: OcrEngine, page_timeou
 
 def _beside_own_text(result: PageResult) -> PageResult:
     """Drop what was read with little confidence in the pictures of a page that is mostly text already."""
-    if len(result.own_text) < _MOSTLY_TEXT:
+    if sum(len(word.text) for word in result.words) > len(result.own_text):
         return result
     words = result.words_to_add
     return replace(result, words=tuple(word for word in words if word.confidence >= _NOISE), in_file=())
+
+
+def _turning_the_page(result: PageResult) -> PageResult:
+    """Only where what was read proves it."""
+    if result.geometry is None or not result.words or result.doubtful:
+        return result
+    return replace(result, turns_page=-result.geometry.orientation % 360)
 
 
 def _read(result: PageResult, bitmap: Bitmap, engine: OcrEngine, deadline: float) -> PageResult:

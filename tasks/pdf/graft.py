@@ -72,7 +72,7 @@ def _verify(out: Path, count: int) -> None:
 
 def _add_layer(pdf: pikepdf.Pdf, result: PageResult, font: pikepdf.Object) -> bool:
     """Put a page's layer under what it shows; False where the page's objects do not allow it."""
-    if result.geometry is None or not (result.words_to_add or result.replaces_layer):
+    if result.geometry is None or not result.changes_page:
         return True
     allow_cpu(_PAGE_SECONDS)
     try:
@@ -83,6 +83,8 @@ def _add_layer(pdf: pikepdf.Pdf, result: PageResult, font: pikepdf.Object) -> bo
             layer = _layer(pdf, result, result.geometry, font)
             name = page.add_resource(layer, Name.XObject, name=_free_name(page, result.page))
             page.contents_add(b"q " + bytes(name) + b" Do Q", prepend=True)
+        if result.turns_page:
+            page.rotate(result.turns_page, relative=True)
     except (pikepdf.PdfError, ValueError, TypeError, KeyError, AttributeError):
         return False  # what pikepdf raises for objects of a wrong kind
     return True

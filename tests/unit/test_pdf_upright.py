@@ -188,3 +188,28 @@ def test_pages_with_a_rotate_entry_are_read_as_displayed(tmp_path: Path, tessera
     assert result.geometry is not None
     assert (result.geometry.rotation, result.geometry.orientation) == (180, 270)
     assert (counts(said) - counts(result.text)).total() <= 0.02 * counts(said).total()
+
+
+@pytest.mark.parametrize("turned", [90, 180, 270])
+def test_a_page_is_turned_for_good_when_asked_for(turned: int, tmp_path: Path, tesseract: OcrEngine) -> None:
+    """It is displayed upright then, and reading it again finds nothing to turn."""
+    image, said = print_(turned)
+    path = scan(tmp_path / "in.pdf", image)
+    with PageRenderer(path, dpi=DPI, mode="skip", timeout=60) as pages:
+        (result,) = recognise_pages([1], pages, tesseract, page_timeout=60, rotate_pages=True)
+    graft(path, tmp_path / "out.pdf", [result])
+    with PageRenderer(tmp_path / "out.pdf", dpi=DPI, mode="force", timeout=60) as pages:
+        assert pages.render(1).geometry.orientation == 0
+    with pypdfium2.PdfDocument(tmp_path / "out.pdf") as pdf:
+        assert (counts(said) - counts(pdf[0].get_textpage().get_text_range())).total() <= 2
+
+
+def test_pages_that_are_not_asked_for_are_kept(tmp_path: Path, tesseract: OcrEngine) -> None:
+    """They are not even rendered."""
+    path = scan(tmp_path / "in.pdf", Image.new("L", (100, 100), 255))
+    with PageRenderer(path, dpi=DPI, mode="skip", timeout=60) as pages:
+        results = list(recognise_pages([1, 2], pages, tesseract, page_timeout=60, asks_for=lambda page: page == 1))
+    assert [(result.status, result.reason) for result in results] == [
+        (PageStatus.BLANK, None),
+        (PageStatus.KEPT, "not_asked_for"),
+    ]
