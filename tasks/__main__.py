@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 _CORES = os.cpu_count() or 1
 _PORT = 8000
@@ -39,7 +40,7 @@ def _ocr(arguments: argparse.Namespace) -> int:
         arguments.out,
         text=arguments.text,
         workers=arguments.workers,
-        chunk_pages=arguments.chunk_pages,
+        options=_chosen(arguments),
     )
 
 
@@ -49,7 +50,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     return submit(
         None if arguments.sample else arguments.source,
         matter_id=arguments.matter,
-        chunk_pages=arguments.chunk_pages,
+        options=_chosen(arguments),
         watch=arguments.watch,
         outputs={suffix: path for suffix, path in (("pdf", arguments.out), ("txt", arguments.text)) if path},
     )
@@ -64,6 +65,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks", description="Document OCR: scans in, searchable PDFs out.")
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(required=True, metavar="up | ocr | submit | sample")
 
     up = commands.add_parser("up", help="run the whole service on this machine until Ctrl-C")
@@ -76,11 +78,11 @@ def _parser() -> argparse.ArgumentParser:
 
     ocr = commands.add_parser("ocr", help="make one PDF searchable")
     ocr.set_defaults(command=_ocr)
-    ocr.add_argument("source", type=Path, metavar="IN.pdf")
-    ocr.add_argument("out", type=Path, metavar="OUT.pdf")
-    ocr.add_argument("--text", type=Path, metavar="OUT.txt", help="write the plain text too")
+    ocr.add_argument("source", type=Path, metavar="IN.pdf", help="- for stdin")
+    ocr.add_argument("out", type=Path, metavar="OUT.pdf", help="- for stdout")
+    ocr.add_argument("--text", "--sidecar", type=Path, metavar="OUT.txt", help="write the plain text too")
     ocr.add_argument("--workers", type=_positive, default=_CORES, help="chunks worked on at once")
-    ocr.add_argument("--chunk-pages", type=_positive, default=25, help="pages per chunk")
+    _add_options(ocr)
 
     submit = commands.add_parser("submit", help="hand a document to a running service, by its environment")
     submit.set_defaults(command=_submit)
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("source", type=Path, nargs="?", metavar="IN.pdf")
     what.add_argument("--sample", action="store_true", help="the sample scan instead of a file")
     submit.add_argument("--matter", default="default")
-    submit.add_argument("--chunk-pages", type=_positive)
+    _add_options(submit)
     submit.add_argument("--watch", action="store_true", help="follow it to its end")
     submit.add_argument("--out", type=Path, metavar="OUT.pdf", help="follow it, and write the searchable PDF")
     submit.add_argument("--text", type=Path, metavar="OUT.txt", help="follow it, and write the plain text")
@@ -98,6 +100,36 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("out", type=Path, metavar="OUT.pdf")
     sample.add_argument("--pages", type=_positive, default=24)
     return parser
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    """How a document is read. The values are checked where the options are read (``tasks.options``)."""
+    options = command.add_argument_group("how it is read (each as the deployment has it, unless given)")
+    options.add_argument("-l", "--language", metavar="LANG", help="of Tesseract, such as eng or eng+deu")
+    options.add_argument("--mode", metavar="skip|redo|force", help="what happens to text that a page carries already")
+    options.add_argument("--pages", metavar="RANGES", help="such as 1-3,7,12-; the others stay as they are")
+    options.add_argument("--dpi", metavar="DPI", help="resolution of recognition")
+    options.add_argument("--rotate-pages", action="store_const", const="true", help="turn pages that lie on their side")
+    options.add_argument("--engine", metavar="NAME", help="what reads it")
+    options.add_argument("--chunk-pages", metavar="N", help="pages per chunk")
+
+
+def _chosen(arguments: argparse.Namespace) -> dict[str, str | None]:
+    names = ("language", "mode", "pages", "dpi", "rotate_pages", "engine", "chunk_pages")
+    return {name: given for name in names if (given := getattr(arguments, name)) is not None}
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, help="print the version and exit", **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(version("celery-progress-ext"))
+        parser.exit()
 
 
 def _positive(text: str) -> int:

@@ -78,12 +78,17 @@ def _described(result: PageResult) -> dict[str, Any]:
     return {
         "page": result.page,
         "status": result.status.value,
+        "reason": result.reason,
         "message": result.message,
+        "confidence": result.confidence,
+        "doubtful": result.doubtful,
         "dpi": result.dpi,
         "width": None if geometry is None else geometry.width,
         "height": None if geometry is None else geometry.height,
+        "orientation": 0 if geometry is None else geometry.orientation,
+        "skew": 0 if geometry is None else geometry.skew,
         "text": result.text,
-        "words": [astuple(word) for word in result.words],
+        "words": [astuple(word) for word in result.words_on_bitmap()],
     }
 
 
@@ -95,7 +100,7 @@ class _Grafting:
 
     def add(self, result: PageResult) -> None:
         """Pass a page on, if there is something to add to it."""
-        if result.words or result.replaces_layer:
+        if result.changes_page:
             try:
                 self._stdin.write(json.dumps(result.to_dict()).encode() + b"\n")
             except BrokenPipeError:

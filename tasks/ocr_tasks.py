@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tasks.documents import DocumentStore
 from tasks.engines import OcrEngine, make_engine
 from tasks.limits import merge_seconds
 from tasks.merge import merge
+from tasks.options import OcrOptions
 from tasks.page_results import PageResult
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
@@ -37,23 +38,36 @@ def _store() -> DocumentStore:
     return DocumentStore(settings.documents_url)
 
 
-@cache
-def _engine() -> OcrEngine:
-    """One per process, made after the fork: loading the language costs as much as a page."""
-    return make_engine(settings.ocr_engine, settings.ocr_language)
+@lru_cache(maxsize=2)
+def _engine(name: str, language: str) -> OcrEngine:
+    """Kept by the process, made after the fork: loading the language costs as much as a page."""
+    return make_engine(name, language)
 
 
 @app.task(bind=True, name="tasks.ocr_chunk", **_RETRIES)  # type: ignore[untyped-decorator]
-def ocr_chunk(self: Task, document_id: str, page_start: int, page_end: int, mode: str | None = None) -> str:
-    """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results."""
+def ocr_chunk(
+    self: Task, document_id: str, page_start: int, page_end: int, options: dict[str, Any] | None = None
+) -> str:
+    """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results.
+
+    :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
+    """
+    chosen = OcrOptions.default(settings) if options is None else OcrOptions.from_dict(options)
     timeout = settings.ocr_page_timeout
     results: list[PageResult] = []
     with (
         _store().open_original(document_id) as original,
-        PageRenderer(original, dpi=settings.ocr_dpi, mode=mode or settings.ocr_mode, timeout=timeout) as renderer,
+        PageRenderer(original, dpi=chosen.dpi, mode=chosen.mode, timeout=timeout) as renderer,
     ):
         pages = range(page_start, page_end + 1)
-        for result in recognise_pages(pages, renderer, _engine(), page_timeout=timeout):
+        for result in recognise_pages(
+            pages,
+            renderer,
+            _engine(chosen.engine, chosen.language),
+            page_timeout=timeout,
+            asks_for=chosen.asks_for,
+            rotate_pages=chosen.rotate_pages,
+        ):
             results.append(result)
             progress.report(self, done=len(results), total=len(pages))
     job_id, chunk_index = _place(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -15,11 +16,19 @@ from celery_progress_ext.tracked_job import TrackedJob
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits
+from tasks.options import OcrOptions
 from tasks.page_results import chunk_ranges
 from tasks.pdf.preflight import check
-from tasks.settings import MODES
 
 logger = structlog.get_logger(__name__)
+
+
+def options_from(given: Mapping[str, str | None]) -> OcrOptions:
+    """What a person chose for a document, by the names in ``tasks.options.OPTIONS``.
+
+    :raises InvalidOption: for the first value that cannot be used.
+    """
+    return OcrOptions.parse(given, settings)
 
 
 def submit(
@@ -28,32 +37,32 @@ def submit(
     matter_id: str,
     filename: str,
     document_id: str | None = None,
-    chunk_pages: int | None = None,
-    mode: str | None = None,
+    options: OcrOptions | None = None,
 ) -> TrackedJob:
     """Check the document at ``path``, keep a copy and start its job. Where that fails, nothing is left behind.
 
     A broker or result backend that is away does not make it fail: the job waits in the rows until they are back.
 
     :param document_id: a new one is made unless given; it must not be taken.
-    :param chunk_pages: pages per chunk, ``mode``: what happens to pages with text; from the settings unless given.
+    :param options: how it is read; as the deployment has it unless given.
     :raises Refused: when the document is not accepted.
-    :raises ValueError: for a mode, chunk size or document id that cannot be used.
+    :raises InvalidOption: for an option that cannot be used.
+    :raises ValueError: for a document id that cannot be used.
     :raises NotPublished: when the job is FAILED before it began; it can be retried, so the original stays.
     """
-    mode, size = mode or settings.ocr_mode, chunk_pages or settings.ocr_chunk_pages
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    options = options or OcrOptions.default(settings)
+    options.check()
     document_id = document_id or f"doc_{uuid4().hex}"
     store = DocumentStore(settings.documents_url)
     if store.has_original(document_id):
         raise ValueError(f"there is a document {document_id!r} already")
     with tempfile.TemporaryDirectory() as scratch:
-        found = check(Path(path), scratch=Path(scratch), dpi=settings.ocr_dpi, max_bytes=settings.max_upload_bytes)
-        ranges = chunk_ranges(found.pages, size)
+        found = check(Path(path), scratch=Path(scratch), dpi=options.dpi, max_bytes=settings.max_upload_bytes)
+        options.check_pages(found.pages)
+        ranges = chunk_ranges(found.pages, options.chunk_pages)
         try:
             store.put_original(document_id, found.path)
-            return _start(document_id, found.pages, ranges, mode, matter_id, filename)
+            return _start(document_id, found.pages, ranges, options, matter_id, filename)
         except NotPublished:
             raise
         except BaseException:
@@ -62,7 +71,7 @@ def submit(
 
 
 def _start(
-    document_id: str, pages: int, ranges: list[tuple[int, int]], mode: str, matter_id: str, filename: str
+    document_id: str, pages: int, ranges: list[tuple[int, int]], options: OcrOptions, matter_id: str, filename: str
 ) -> TrackedJob:
     chunk = chunk_time_limits(max(last - first + 1 for first, last in ranges), settings.ocr_page_timeout)
     merge = merge_time_limits(pages)
@@ -71,7 +80,7 @@ def _start(
             app.signature(
                 "tasks.ocr_chunk",
                 args=(document_id, first, last),
-                kwargs={"mode": mode},
+                kwargs={"options": options.to_dict()},
                 soft_time_limit=chunk.soft,
                 time_limit=chunk.hard,
             )

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from tasks import pipeline
+from tasks.options import InvalidOption
 from tasks.pdf.preflight import Refused
 from web import uploads
 from web.auth import authorize, require_grant
@@ -20,7 +21,10 @@ _KINDS = {413: "too-large", 415: "not-a-pdf", 422: "refused"}
 
 @blueprint.post("/documents")
 def submit() -> Response:
-    """Take a PDF (``file``) for a matter (``matter_id``), check it, and start its job: 202 with where to look."""
+    """Take a PDF (``file``) for a matter (``matter_id``), check it, and start its job: 202 with where to look.
+
+    The fields of ``tasks.options.OPTIONS`` say how it is read.
+    """
     require_grant()
     max_bytes = current_app.config["MAX_UPLOAD_BYTES"]
     try:
@@ -37,7 +41,10 @@ def submit() -> Response:
     filename = uploads.display_name(upload.filename)
     with uploads.on_disk(upload, max_bytes=max_bytes) as path:
         try:
-            job = pipeline.submit(path, matter_id=matter_id, filename=filename)
+            options = pipeline.options_from(request.form)
+            job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=options)
+        except InvalidOption as error:
+            raise Problem(400, "bad-option", error.message, option=error.option) from None
         except Refused as refusal:
             log.info("document_refused", matter_id=matter_id, reason=refusal.reason)
             kind = _KINDS.get(refusal.http_status, "refused")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,61 +11,108 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from tasks import exit_codes
 from tasks.embedded.runner import StartFailed
 from tasks.embedded.servers import ServerFailed, ServerNotFound, die_with_parent
 from tasks.embedded.stack import Stack, plan_ephemeral, run
+from tasks.options import InvalidOption, OcrOptions
 from tasks.pdf.preflight import Refused, check
 from tasks.settings import ServiceSettings
 
 _INTERRUPTED_SECONDS = 5.0
 
 
-def ocr(source: Path, out: Path, *, text: Path | None, workers: int, chunk_pages: int) -> int:
-    """Make ``source`` searchable. Outputs appear whole or not at all. Returns an exit code of ``tasks.exit_codes``."""
+def ocr(source: Path, out: Path, *, text: Path | None, workers: int, options: Mapping[str, str | None]) -> int:
+    """Make ``source`` searchable. Outputs appear whole or not at all. Returns an exit code of ``tasks.exit_codes``.
+
+    :param source: a file, or ``-`` for stdin; ``out`` and ``text`` likewise for stdout.
+    :param options: by the names in ``tasks.options.OPTIONS``.
+    """
     outputs = {"--out": out} | ({"--text": text} if text is not None else {})
     if complaint := _complaint(source, outputs):
         return _fail(complaint, exit_codes.USAGE)
-    # Checked again when it is submitted; here, so that what is refused is refused before anything is started.
     settings = ServiceSettings.read()
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            check(source, scratch=Path(scratch), dpi=settings.ocr_dpi, max_bytes=settings.max_upload_bytes)
-    except Refused as refusal:
-        return _fail(refusal.message, exit_codes.REFUSED)
+        chosen = OcrOptions.parse(options, settings)
+    except InvalidOption as error:
+        return _fail(error.message, exit_codes.USAGE)
     signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="ocr-", ignore_cleanup_errors=True) as folder:
         try:
-            return _run(source, outputs, Path(folder), workers, chunk_pages)
+            local = _local(source, Path(folder), settings.max_upload_bytes)
+            # Checked again when it is submitted; here, so that what is refused is refused before anything is started.
+            with tempfile.TemporaryDirectory() as scratch:
+                check(local, scratch=Path(scratch), dpi=chosen.dpi, max_bytes=settings.max_upload_bytes)
+            files = {name: Path(folder) / name if _is_pipe(path) else path for name, path in outputs.items()}
+            code = _run(local, files, Path(folder), workers, options, stdout=sys.stderr if files != outputs else None)
+            for name, path in files.items():
+                if path != outputs[name] and path.is_file():
+                    _to_stdout(path)
+        except Refused as refusal:
+            return _fail(refusal.message, exit_codes.REFUSED)
         except (StartFailed, ServerFailed, ServerNotFound) as error:
             return _fail(str(error), exit_codes.FAILED)
         except KeyboardInterrupt:
             # Who worked on the job has been stopped, and all that it made goes with the folder.
             return _fail("Cancelled; nothing was written.", exit_codes.INTERRUPTED)
+    return code
 
 
-def _run(source: Path, outputs: Mapping[str, Path], folder: Path, workers: int, chunk_pages: int) -> int:
+def _is_pipe(path: Path) -> bool:
+    return str(path) == "-"
+
+
+def _local(source: Path, folder: Path, max_bytes: int) -> Path:
+    """The source as a file. What is larger than may be is not read to its end."""
+    if not _is_pipe(source):
+        return source
+    path = folder / "stdin.pdf"
+    with path.open("wb") as file:
+        while file.tell() <= max_bytes and (piece := sys.stdin.buffer.read(1 << 20)):
+            file.write(piece)
+    return path
+
+
+def _to_stdout(path: Path) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def _run(
+    source: Path,
+    outputs: Mapping[str, Path],
+    folder: Path,
+    workers: int,
+    options: Mapping[str, str | None],
+    stdout: TextIO | None,
+) -> int:
     scratch = folder / "tmp"
     scratch.mkdir()
     stack = plan_ephemeral(folder, workers=workers, settings={"TMPDIR": str(scratch)})
-    arguments = [str(source), "--matter", "local", "--chunk-pages", str(chunk_pages)]
+    arguments = [str(source), "--matter", "local"]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        arguments += [flag] if name == "rotate_pages" else [f"{flag}={value}"]
     for option, path in outputs.items():
         arguments += [option, str(path)]
     with (folder / "log").open("w") as log, run(stack, lambda name, line: print(f"{name}: {line}", file=log)) as runner:
         threading.Thread(target=runner.supervise, daemon=True).start()
-        code = _submit(arguments, stack)
+        code = _submit(arguments, stack, stdout)
         # Nothing is at work any more, and nothing of it will be needed.
         runner.hurry()
     return code
 
 
-def _submit(arguments: list[str], stack: Stack) -> int:
+def _submit(arguments: list[str], stack: Stack, stdout: TextIO | None) -> int:
     """Follow the job in a process of its own: it has ended, with its connections, before the servers do."""
     client = subprocess.Popen(
         [sys.executable, "-m", "tasks", "submit", *arguments],
         env={**os.environ, **stack.environment},
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
         start_new_session=True,
         preexec_fn=die_with_parent(),
     )
@@ -88,13 +136,20 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _complaint(source: Path, outputs: Mapping[str, Path]) -> str | None:
     """What is wrong with the paths; None when nothing is."""
-    if not source.is_file():
+    if _is_pipe(source):
+        if sys.stdin.isatty():
+            return "There is no PDF on stdin: it is a terminal."
+    elif not source.is_file():
         return f"{source} is not a file."
-    if not os.access(source, os.R_OK):
+    elif not os.access(source, os.R_OK):
         return f"{source} cannot be read."
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         return "The PDF and the text cannot be the same file."
-    for path in outputs.values():
+    for name, path in outputs.items():
+        if _is_pipe(path):
+            if name == "--out" and sys.stdout.isatty():
+                return "A PDF is not written to a terminal; name a file, or redirect stdout."
+            continue
         if path.is_dir():
             return f"{path} is a directory."
         folder = path.absolute().parent

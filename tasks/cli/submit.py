@@ -15,36 +15,38 @@ from celery_progress_ext import JobSnapshot, ProgressError
 from celery_progress_ext.exceptions import DatabaseAway
 from tasks import exit_codes
 from tasks.documents import DocumentStore
+from tasks.options import InvalidOption, OcrOptions
 from tasks.pdf.preflight import Refused
 from tasks.presentation import display_for
 from tasks.settings import ServiceSettings
 
 #: Small chunks, so that a few pages show how a bar moves.
-_SAMPLE_PAGES, _SAMPLE_CHUNK_PAGES = 24, 3
+_SAMPLE_PAGES, _SAMPLE_CHUNK_PAGES = 24, "3"
 _SAMPLE_NAME = "sample-scan.pdf"
 
 
 def submit(
-    source: Path | None, *, matter_id: str, chunk_pages: int | None, watch: bool, outputs: Mapping[str, Path]
+    source: Path | None, *, matter_id: str, options: Mapping[str, str | None], watch: bool, outputs: Mapping[str, Path]
 ) -> int:
     """Submit ``source``, or the sample scan where there is none. Returns an exit code of ``tasks.exit_codes``.
 
+    :param options: by the names in ``tasks.options.OPTIONS``.
     :param watch: follow it to its end; else the job's id is printed and that is all.
     :param outputs: suffix of a result → where to write it; what is to be written is followed too.
     """
     try:
-        return _follow(source, matter_id, chunk_pages, watch, outputs)
+        return _follow(source, matter_id, options, watch, outputs)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
 
 
 def _follow(
-    source: Path | None, matter_id: str, chunk_pages: int | None, watch: bool, outputs: Mapping[str, Path]
+    source: Path | None, matter_id: str, options: Mapping[str, str | None], watch: bool, outputs: Mapping[str, Path]
 ) -> int:
     if source is not None:
-        return _submit(source, source.name, matter_id, chunk_pages, watch, outputs)
+        return _submit(source, source.name, matter_id, options, watch, outputs)
     with _sample() as path:
-        return _submit(path, _SAMPLE_NAME, matter_id, chunk_pages or _SAMPLE_CHUNK_PAGES, watch, outputs)
+        return _submit(path, _SAMPLE_NAME, matter_id, {"chunk_pages": _SAMPLE_CHUNK_PAGES, **options}, watch, outputs)
 
 
 @contextmanager
@@ -59,17 +61,28 @@ def _sample() -> Iterator[Path]:
 
 
 def _submit(
-    path: Path, filename: str, matter_id: str, chunk_pages: int | None, watch: bool, outputs: Mapping[str, Path]
+    path: Path,
+    filename: str,
+    matter_id: str,
+    options: Mapping[str, str | None],
+    watch: bool,
+    outputs: Mapping[str, Path],
 ) -> int:
     if not path.is_file():
         return _fail(f"{path} is not a file.", exit_codes.USAGE)
+    try:
+        chosen = OcrOptions.parse(options, ServiceSettings.read())
+    except InvalidOption as error:
+        return _fail(error.message, exit_codes.USAGE)
     # The Celery app connects to what the environment names; a usage error needs none of it.
     from tasks import pipeline
 
     try:
-        job = pipeline.submit(path, matter_id=matter_id, filename=filename, chunk_pages=chunk_pages)
+        job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=chosen)
     except Refused as refusal:
         return _fail(refusal.message, exit_codes.REFUSED)
+    except InvalidOption as error:
+        return _fail(error.message, exit_codes.USAGE)
     except DatabaseAway as error:
         # The rows come first: without the database there is no job. A broker that is away is only warned of.
         return _fail(f"The database does not answer, so there is no job: {error}", exit_codes.FAILED)

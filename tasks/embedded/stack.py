@@ -22,7 +22,7 @@ from pathlib import Path
 from tasks.embedded.runner import STOP, Runner, Service, StopPlan
 from tasks.embedded.servers import LOOPBACK, RedisServer, free_port, write_private
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 #: A warm shutdown finishes the chunk at work; a cold one gives it back to the queue; what is killed comes back by the
 #: reconciler alone.

@@ -41,7 +41,7 @@ class EngineUnavailable(Exception):
 
 
 class RecognitionFailed(Exception):
-    """The page could not be recognised; the message ends a sentence that begins with the page's name."""
+    """The page could not be recognised; the message says why."""
 
 
 class RecognitionTimeout(RecognitionFailed):

@@ -17,7 +17,7 @@ import pypdfium2
 from pikepdf import Array, Dictionary, Name
 
 from tasks.page_results import PageResult
-from tasks.pdf.geometry import Geometry
+from tasks.pdf.geometry import Geometry, Matrix, compose
 from tasks.pdf.glyphless import add_font
 from tasks.pdf.sandbox import allow_cpu, confine
 from tasks.pdf.text_layer import text_operators
@@ -29,6 +29,8 @@ _SAVE_SECONDS = 600
 #: Operators that show text, and what else they do (ISO 32000-1, 9.4.3): the replacement keeps that.
 _SHOWING: dict[str, tuple[str, ...]] = {"Tj": (), "TJ": (), "'": ("T*",), '"': ("T*",)}
 _INVISIBLE = 3
+
+_Y_UPWARDS: Matrix = (1, 0, 0, -1, 0, 0)
 
 
 class GraftFailed(Exception):
@@ -70,17 +72,19 @@ def _verify(out: Path, count: int) -> None:
 
 def _add_layer(pdf: pikepdf.Pdf, result: PageResult, font: pikepdf.Object) -> bool:
     """Put a page's layer under what it shows; False where the page's objects do not allow it."""
-    if result.geometry is None or not (result.words or result.replaces_layer):
+    if result.geometry is None or not result.changes_page:
         return True
     allow_cpu(_PAGE_SECONDS)
     try:
         page = pdf.pages[result.page - 1]
         if result.replaces_layer:
             _remove_invisible_text(pdf, page)
-        if result.words:
+        if result.words_to_add:
             layer = _layer(pdf, result, result.geometry, font)
             name = page.add_resource(layer, Name.XObject, name=_free_name(page, result.page))
             page.contents_add(b"q " + bytes(name) + b" Do Q", prepend=True)
+        if result.turns_page:
+            page.rotate(result.turns_page, relative=True)
     except (pikepdf.PdfError, ValueError, TypeError, KeyError, AttributeError):
         return False  # what pikepdf raises for objects of a wrong kind
     return True
@@ -96,10 +100,11 @@ def _free_name(page: pikepdf.Page, number: int) -> Name:
 
 
 def _layer(pdf: pikepdf.Pdf, result: PageResult, geometry: Geometry, font: pikepdf.Object) -> pikepdf.Stream:
-    layer = pdf.make_stream("\n".join(text_operators(result.words, geometry)).encode("ascii"))
+    width, height = geometry.upright_size
+    layer = pdf.make_stream("\n".join(text_operators(result.words_to_add)).encode("ascii"))
     layer.Type, layer.Subtype = Name.XObject, Name.Form
-    layer.BBox = Array([0, 0, *(round(side, 4) for side in geometry.display_size)])
-    layer.Matrix = Array([round(number, 4) for number in geometry.to_user_space])
+    layer.BBox = Array([0, -height, width, 0])
+    layer.Matrix = Array([round(number, 7) for number in compose(_Y_UPWARDS, geometry.upright_to_user_space)])
     layer.Resources = Dictionary(Font=Dictionary(F=font))
     return layer
 

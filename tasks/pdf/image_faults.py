@@ -24,7 +24,7 @@ _CANNOT_TELL = (
 
 
 def find_fault(path: Path, index: int) -> str | None:
-    """The first thing wrong with what page ``index`` (from 0) draws, or None."""
+    """The first thing wrong with what page ``index`` (from 0) draws, a key of ``REASONS``; None where all is well."""
     with pikepdf.open(path) as pdf:
         page = pdf.pages[index]
         resources = page.obj.get("/Resources")
@@ -32,9 +32,9 @@ def find_fault(path: Path, index: int) -> str | None:
         for name in _drawn(page):
             found = drawable.get(name) if isinstance(drawable, pikepdf.Dictionary) else None
             if not isinstance(found, pikepdf.Stream):
-                return "has an image that is missing"
+                return "image_missing"
             if found.get("/Subtype") == Name.Image and not _decodes(found):
-                return "has an image that cannot be decoded"
+                return "image_undecodable"
     return None
 
 

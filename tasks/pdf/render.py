@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,41 +19,54 @@ from typing import Any, Self
 from tasks.engines import Bitmap
 from tasks.pdf import sandbox
 from tasks.pdf.geometry import Geometry
+from tasks.pdf.own_words import OwnWord
 
 #: Seconds to find out why a page shows nothing. It only changes the words of a message.
 _INSPECT_SECONDS = 10.0
 
 
 class PageUnreadable(Exception):
-    """The page could not be rendered; the message ends a sentence that begins with the page's name."""
+    """The page could not be rendered. ``reason`` is a key of ``REASONS``, with the details that it needs."""
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.details = details
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedPage:
-    """A page as seen. ``bitmap`` is None where there is nothing to recognise: it is kept or blank."""
+    """A page as seen. ``bitmap`` is upright, and None where there is nothing to recognise: it is kept or blank."""
 
     geometry: Geometry
     dpi: float
-    #: The text that it carries already, when that is to be kept.
-    own_text: str | None
+    #: The text that it carries already and that counts in this mode.
+    own_text: str
+    #: All words that the file has and keeps, with boxes on the page as displayed, in the bitmap's pixels.
+    own_words: Sequence[OwnWord]
     #: It carries an invisible text layer that is to be replaced.
     replaces_layer: bool
+    #: Whether it is beyond doubt which way the lines run.
+    axis_sure: bool
     bitmap: Bitmap | None
 
 
 class PageRenderer:
     """Renders pages of one file, one at a time. A context manager: the child ends with it.
 
-    ``mode`` says what happens to pages that carry text:
+    ``mode`` says which of the text that a page carries already counts. What counts stays, and the rest of the page is
+    read, where there is more on it than that text:
 
-    ======== =================================== ========================================
-    mode     only invisible text (earlier OCR)   visible text
-    ======== =================================== ========================================
-    skip     kept                                kept
-    redo     recognised, the old layer replaced  kept
-    force    recognised, the old layer replaced  recognised too; its own text stays, so
-                                                 searching finds it twice
-    ======== =================================== ========================================
+    ======== ================= ================================== ====================================
+    mode     visible text      invisible layer of an earlier OCR  text that nobody can see
+    ======== ================= ================================== ====================================
+    skip     counts            counts                             does not: what hides it is read
+    redo     counts            is replaced                        does not
+    force    does not          is replaced                        does not
+    ======== ================= ================================== ====================================
+
+    A word that the file has already, in this place, is never added to it again. OCRmyPDF's ``skip`` leaves a page as
+    it is when it carries any text: a scan with a stamped line is lost there, and read here.
     """
 
     def __init__(
@@ -77,25 +91,29 @@ class PageRenderer:
         :raises PageUnreadable: it broke the renderer, or took too long.
         """
         answer, pixels = self._ask("render", page, self._timeout)
-        geometry = Geometry(tuple(answer["box"]), answer["rotation"], answer["width"], answer["height"])
-        bitmap = Bitmap(geometry.width, geometry.height, answer["stride"], pixels, answer["dpi"]) if pixels else None
+        box, *numbers = answer["geometry"]
+        geometry = Geometry(tuple(box), *numbers)
+        width, height = geometry.upright_size
+        bitmap = Bitmap(width, height, width, pixels, answer["dpi"]) if pixels else None
         return RenderedPage(
             geometry=geometry,
             dpi=answer["dpi"],
             own_text=answer["own_text"],
+            own_words=[OwnWord(text, tuple(box), *kind) for text, box, *kind in answer["own_words"]],
             replaces_layer=answer["replaces_layer"],
+            axis_sure=answer["axis_sure"],
             bitmap=bitmap,
         )
 
     def fault(self, page: int) -> str | None:
-        """Why a page that shows nothing to read may show nothing: an image that is missing or broken.
+        """Why a page that shows nothing to read may show nothing: the reason, for an image that is missing or broken.
 
         pdfium draws such a page without it and reports no error. None where nothing is wrong.
         """
         try:
             answer, _ = self._ask("inspect", page, min(_INSPECT_SECONDS, self._timeout))
         except PageUnreadable:
-            return "has an image that cannot be decoded"
+            return "image_undecodable"
         fault: str | None = answer["fault"]
         return fault
 
@@ -139,11 +157,9 @@ class PageRenderer:
             clock.cancel()
         if answer is None or len(pixels) < answer.get("bytes", 0):
             self.close()
-            raise PageUnreadable(
-                f"could not be rendered within {seconds:.0f} s"
-                if timed_out.is_set()
-                else "could not be rendered: it takes too much memory or time, or is broken"
-            )
+            if timed_out.is_set():
+                raise PageUnreadable("render_timeout", seconds=seconds)
+            raise PageUnreadable("render_died")
         if "error" in answer:
-            raise PageUnreadable(answer["error"])
+            raise PageUnreadable(answer["error"], **answer["details"])
         return answer, pixels

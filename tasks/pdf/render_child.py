@@ -6,103 +6,91 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pikepdf
 import pypdfium2
-import pypdfium2.raw as pdfium_c
-from PIL import Image
 
-from tasks.pdf.geometry import fitting_dpi
+from tasks.pdf.geometry import Geometry, fitting_dpi
 from tasks.pdf.image_faults import find_fault
+from tasks.pdf.ink import has_ink, ink_mask, look
+from tasks.pdf.page_text import examine_text
 from tasks.pdf.sandbox import allow_cpu, confine
-
-#: A page is looked at for ink at about this resolution: a full stop is still a pixel, dust is not.
-_INK_DPI = 50
-#: How much a pixel differs from the paper to be ink, of 255.
-_INK_CONTRAST = 24
-
-#: pdfium marks a hyphen at a line's end with one of these.
-_HYPHENS = str.maketrans({"\ufffe": "-", "\x02": "-", "\r": None})
+from tasks.pdf.upright import make_upright
 
 
 class _Trouble(Exception):
-    """Told to the parent; this process lives on."""
+    """Carries the reason to the parent; this process lives on."""
+
+    def __init__(self, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.reply = {"error": reason, "details": details}
 
 
-def has_ink(image: Image.Image, dpi: float) -> bool:
-    """Whether anything but paper is to be seen. Paper is the page's median gray, so white on black counts too."""
-    histogram = image.reduce(max(1, round(dpi / _INK_DPI))).histogram()
-    seen, paper = 0, 0
-    while (seen := seen + histogram[paper]) * 2 < sum(histogram):
-        paper += 1
-    return any(histogram[: max(0, paper - _INK_CONTRAST)]) or any(histogram[paper + _INK_CONTRAST + 1 :])
+def page_unit(path: Path, index: int) -> float:
+    """How many points a unit of the page's user space is: pdfium leaves UserUnit out of account."""
+    try:
+        unit = float(_opened(path).pages[index].obj.get("/UserUnit", 1))
+    except (pikepdf.PdfError, ValueError, TypeError, IndexError, OSError):
+        return 1.0
+    return unit if unit > 0 else 1.0
 
 
-def text_of(page: pypdfium2.PdfPage) -> str:
-    """The text that a page carries, visible or not."""
-    return str(page.get_textpage().get_text_range()).translate(_HYPHENS)
+@cache
+def _opened(path: Path) -> pikepdf.Pdf:
+    return pikepdf.open(path)
 
 
-def kinds_of_text(page: pypdfium2.PdfPage) -> tuple[bool, bool]:
-    """Whether the page has visible text, and whether it has invisible text."""
-    invisible = [
-        pdfium_c.FPDFTextObj_GetTextRenderMode(text) == pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE
-        for text in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT])
-    ]
-    return not all(invisible), any(invisible)
-
-
-def keeps_text(page: pypdfium2.PdfPage, mode: str) -> tuple[str | None, bool]:
-    """What the mode says about a page: the text to keep, and whether an invisible layer is to be replaced."""
-    text = text_of(page)
-    if not text.strip():
-        return None, False
-    if mode == "skip":
-        return text, False
-    visible, invisible = kinds_of_text(page)
-    return (text, False) if mode == "redo" and visible else (None, invisible)
-
-
-def render(pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], Any]:
-    """The answer about one page, and its pixels where they are to be recognised."""
+def render(path: Path, pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], bytes]:
+    """The answer about one page, and its upright pixels where they are to be recognised."""
     page = pdf[index]
+    unit = page_unit(path, index)
     width, height = page.get_size()
     if width <= 0 or height <= 0:
-        raise _Trouble("has no visible area")
-    fitting = fitting_dpi(width, height, dpi)
+        raise _Trouble("no_area")
+    fitting = fitting_dpi(width * unit, height * unit, dpi)
     if fitting is None:
-        raise _Trouble("is too large to be read")
-    own_text, replaces_layer = keeps_text(page, mode)
-    bitmap = None if own_text is not None else page.render(scale=fitting / 72, grayscale=True)
-    wanted = bitmap is not None and has_ink(bitmap.to_pil(), fitting)
+        raise _Trouble("too_large")
+    scale = fitting / 72 * unit
+    geometry = Geometry(page.get_bbox(), page.get_rotation(), math.ceil(width * scale), math.ceil(height * scale))
+    text = examine_text(page, mode, geometry, unit)
+    sure, image = True, None
+    if text.more_to_read:
+        seen = page.render(scale=scale, grayscale=True).to_pil()
+        geometry = replace(geometry, width=seen.width, height=seen.height)
+        ink = ink_mask(look(seen, fitting))
+        if has_ink(ink):
+            image, geometry, sure = make_upright(seen, ink, geometry, fitting)
+    pixels = b"" if image is None else image.tobytes()
     return {
-        "box": page.get_bbox(),
-        "rotation": page.get_rotation(),
+        "geometry": astuple(geometry),
         "dpi": fitting,
-        "own_text": own_text,
-        "replaces_layer": replaces_layer,
-        "width": bitmap.width if bitmap else 0,
-        "height": bitmap.height if bitmap else 0,
-        "stride": bitmap.stride if bitmap else 0,
-        "bytes": bitmap.stride * bitmap.height if bitmap and wanted else 0,
-    }, memoryview(bitmap.buffer).cast("B") if bitmap and wanted else b""
+        "own_text": text.own_text,
+        "own_words": [astuple(word) for word in text.own_words] if pixels else [],
+        "replaces_layer": text.replaces_layer,
+        "axis_sure": sure,
+        "bytes": len(pixels),
+    }, pixels
 
 
 def answer(path: Path, pdf: pypdfium2.PdfDocument, request: dict[str, Any], dpi: float, mode: str) -> None:
     """Do what one line asks."""
     reply: dict[str, Any]
-    pixels: Any = b""
+    pixels = b""
     try:
         if request["do"] == "inspect":
             reply = {"fault": find_fault(path, request["page"] - 1)}
         else:
-            reply, pixels = render(pdf, request["page"] - 1, dpi, mode)
+            reply, pixels = render(path, pdf, request["page"] - 1, dpi, mode)
     except _Trouble as trouble:
-        reply = {"error": str(trouble)}
+        reply = trouble.reply
     except (pypdfium2.PdfiumError, ValueError) as error:
-        reply = {"error": f"could not be rendered: {error}"}
+        reply = _Trouble("render_failed", detail=str(error).rstrip(".")).reply
     sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
     sys.stdout.buffer.write(pixels)
     sys.stdout.buffer.flush()

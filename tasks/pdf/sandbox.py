@@ -16,7 +16,7 @@ from typing import IO
 #: Address space of a child. A rendered page takes 60 MB at most; the rest is what decoding its images may take.
 MEMORY_BYTES = 2 << 30
 
-_CHECKOUT = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def spawn(module: str, *args: str, stdin: int | IO[bytes] = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

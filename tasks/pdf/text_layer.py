@@ -13,7 +13,6 @@ from itertools import groupby
 from statistics import linear_regression, median
 
 from tasks.engines import Word
-from tasks.pdf.geometry import Geometry
 from tasks.pdf.glyphless import ADVANCE, encode
 
 #: A line of fewer words has no slope of its own: one descender would tilt it. It takes the page's.
@@ -40,24 +39,25 @@ def fit_lines(words: Sequence[Word]) -> list[Line]:
     return [_fit(run, page_slope if slope is None else slope) for run, slope in zip(runs, slopes, strict=True)]
 
 
-def text_operators(words: Sequence[Word], geometry: Geometry) -> Iterator[str]:
-    """The content of a layer in display space; its font is ``/F``, the rendering mode 3, invisible."""
-    width, height = geometry.display_size
-    x_scale, y_scale = width / geometry.width, height / geometry.height
+def text_operators(words: Sequence[Word]) -> Iterator[str]:
+    """The content of a layer in upright pixels, y upwards from the upper edge (so all of it lies below zero).
+
+    Its font is ``/F``, its rendering mode 3, invisible.
+    """
     yield "BT 3 Tr"
     for line in fit_lines(words):
-        size = line.height * y_scale
+        size = line.height
         angle = math.atan(-line.slope)
         cos, sin = math.cos(angle), math.sin(angle)
         yield f"/F {size:.3f} Tf"
         for place, word in enumerate(line.words):
-            x, y = word.x0 * x_scale, height - (line.bottom + line.slope * word.x0) * y_scale
+            x, y = word.x0, -(line.bottom + line.slope * word.x0)
             codes = encode(word.text)
-            stretch = _stretch((word.x1 - word.x0) * x_scale / cos, len(codes) // 2, size)
+            stretch = _stretch((word.x1 - word.x0) / cos, len(codes) // 2, size)
             yield f"{stretch:.3f} Tz {cos:.5f} {sin:.5f} {-sin:.5f} {cos:.5f} {x:.3f} {y:.3f} Tm <{codes.hex()}> Tj"
             if place + 1 < len(line.words):
                 gap = max(1, line.words[place + 1].x0 - word.x1)
-                yield f"{_stretch(gap * x_scale, 1, size):.3f} Tz <{_SPACE}> Tj"
+                yield f"{_stretch(gap, 1, size):.3f} Tz <{_SPACE}> Tj"
     yield "ET"
 
 

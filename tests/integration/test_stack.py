@@ -284,6 +284,26 @@ def test_ocr_tells_each_step_and_writes_both_files(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_ocr_reads_stdin_and_writes_stdout(tmp_path: Path) -> None:
+    """The file alone is on stdout, the progress on stderr; options reach the pages."""
+    source, text = tmp_path / "scan.pdf", tmp_path / "out.txt"
+    make_sample(source, pages=3, dpi=150)
+    argv = [sys.executable, "-m", "tasks", "ocr", "-", "-", "--sidecar", str(text), "--pages", "2", "--dpi", "150"]
+    done = subprocess.run(argv, cwd=ROOT, input=source.read_bytes(), capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"%PDF")
+    assert done.stdout.rstrip().endswith(b"%%EOF")
+    assert b"Completed: 3 of 3 pages in " in done.stderr
+    assert [("sample record" in page) for page in text.read_text().split("\f")] == [False, True, False]
+
+
+def test_the_version_is_told() -> None:
+    """As every command line tells it."""
+    done = subprocess.run([sys.executable, "-m", "tasks", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", done.stdout)
+
+
 def test_ocr_refuses_what_is_not_a_pdf(tmp_path: Path) -> None:
     """Exit 3, with the sentence on stderr and before anything is started."""
     source = tmp_path / "letter.pdf"
@@ -301,6 +321,9 @@ def test_ocr_refuses_what_is_not_a_pdf(tmp_path: Path) -> None:
         (["scan.pdf", "."], "is a directory"),
         (["scan.pdf"], "required"),
         (["scan.pdf", "out.pdf", "--workers", "0"], "at least 1"),
+        (["scan.pdf", "out.pdf", "--mode", "hurry"], "mode must be one of skip, redo, force, not 'hurry'."),
+        (["scan.pdf", "out.pdf", "-l", "lat"], "Install the Debian package tesseract-ocr-lat "),
+        (["scan.pdf", "out.pdf", "--pages", "0"], "pages must be numbers and ranges"),
     ],
 )
 def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -91,10 +91,15 @@ def job_id(service: Service, sample: bytes) -> str:
 
 
 def post(
-    client: FlaskClient, content: bytes, *, filename: str = "scan.pdf", matter_id: str | None = MATTER
+    client: FlaskClient,
+    content: bytes,
+    *,
+    filename: str = "scan.pdf",
+    matter_id: str | None = MATTER,
+    **options: str,
 ) -> TestResponse:
     """Upload a document."""
-    fields: dict[str, object] = {"file": FileStorage(io.BytesIO(content), filename=filename)}
+    fields: dict[str, object] = {"file": FileStorage(io.BytesIO(content), filename=filename), **options}
     if matter_id is not None:
         fields["matter_id"] = matter_id
     # Encoded here: the test client itself leaves a temporary file open for large bodies.
@@ -125,6 +130,17 @@ def finish(service: Service, job_id: str, tmp_path: Path, outputs: dict[str, byt
 
 
 class TestTakingDocumentsIn:
+    def test_how_a_document_is_read_is_chosen_in_the_form(self, service: Service, sample: bytes) -> None:
+        """Each bad value is a 400 with a sentence; good ones travel with the chunks."""
+        client = service.client()
+        told = problem(post(client, sample, mode="hurry"), 400)
+        assert (told["option"], told["detail"]) == ("mode", "mode must be one of skip, redo, force, not 'hurry'.")
+        assert problem(post(client, sample, language="lat+xx"), 400)["option"] == "language"
+        assert problem(post(client, sample, pages="4-"), 400)["option"] == "pages"
+        accepted = post(client, sample, mode="redo", pages="1-2", dpi="150", rotate_pages="true", chunk_pages="2")
+        assert accepted.status_code == 202
+        assert client.get(accepted.get_json()["links"]["self"]).get_json()["chunks"]["total"] == 2
+
     def test_a_document_becomes_a_job(self, service: Service, sample: bytes) -> None:
         """202 with the job, and links that all lead somewhere."""
         client = service.client(ONE)

@@ -17,12 +17,12 @@ from tasks.pdf.geometry import Geometry
 PAGES = [
     PageResult(
         page=1,
-        status=PageStatus.RECOGNISED,
+        status=PageStatus.READ,
         dpi=300,
         geometry=Geometry((0, 0, 612, 792), 90, 3300, 2550),
         words=(Word("naïve", 1, 2, 3, 4, 95.5, 0),),
     ),
-    PageResult(page=2, status=PageStatus.UNREADABLE, message="Page 2 could not be rendered."),
+    PageResult.because(2, PageStatus.UNREADABLE, "render_died"),
     PageResult(page=3, status=PageStatus.KEPT, own_text="Schluß"),
 ]
 

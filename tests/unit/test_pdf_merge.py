@@ -31,7 +31,7 @@ def blank_pages(path: Path, count: int) -> Path:
 def recognised(page: int, *texts: str) -> PageResult:
     words = tuple(Word(text, 100 + 150 * n, 100, 200 + 150 * n, 130, 91.5, 0) for n, text in enumerate(texts))
     geometry = Geometry((0, 0, 600, 800), 0, 1200, 1600)
-    return PageResult(page=page, status=PageStatus.RECOGNISED, dpi=144, geometry=geometry, words=words)
+    return PageResult(page=page, status=PageStatus.READ, dpi=144, geometry=geometry, words=words)
 
 
 def merged(folder: Path, results: list[PageResult], pages: int) -> tuple[str, dict[str, Any], Path]:
@@ -46,11 +46,16 @@ def test_each_page_is_in_each_output(tmp_path: Path) -> None:
     assert text == "first page\fsecond\n"
     assert record["pages"][0] == {
         "page": 1,
-        "status": "recognised",
+        "status": "read",
+        "reason": None,
         "message": None,
+        "confidence": 91.5,
+        "doubtful": False,
         "dpi": 144,
         "width": 1200,
         "height": 1600,
+        "orientation": 0,
+        "skew": 0,
         "text": "first page",
         "words": [["first", 100, 100, 200, 130, 91.5, 0], ["page", 250, 100, 350, 130, 91.5, 0]],
     }

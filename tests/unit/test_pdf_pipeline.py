@@ -24,17 +24,18 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from tasks.celery_app import app, progress
-from tasks.pipeline import submit
+from tasks.pipeline import options_from, submit
 app.conf.broker_connection_retry = False
 app.conf.task_publish_retry = False
 app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0}}
 progress.migrate()
 try:
-    submit(Path(sys.argv[1]), matter_id="m1", filename="in.pdf", document_id=sys.argv[2], mode=sys.argv[3])
+    submit(Path(sys.argv[1]), matter_id="m1", filename="in.pdf", document_id=sys.argv[2],
+           options=options_from({"mode": sys.argv[3]}))
     error = None
 except Exception as raised:
     error = type(raised).__name__
-engines = [name for name in ("tesserocr", "pypdfium2", "pikepdf", "PIL") if name in sys.modules]
+engines = [name for name in ("tesserocr", "pypdfium2", "pikepdf", "PIL", "numpy", "onnxruntime") if name in sys.modules]
 jobs = [job.status for job in progress.jobs.list()]
 print(json.dumps({"error": error, "engines": engines, "jobs": jobs}))
 """
@@ -119,4 +120,8 @@ def test_what_cannot_be_used_is_refused_at_once(document_id: str, mode: str, tmp
     """Before anything is kept."""
     make_sample(tmp_path / "in.pdf", pages=1, dpi=72)
     answer = submit_without_broker(tmp_path, tmp_path / "in.pdf", document_id, mode)
-    assert (answer["error"], answer["jobs"], kept_files(tmp_path)) == ("ValueError", [], [])
+    assert (answer["error"], answer["jobs"], kept_files(tmp_path)) == (
+        "ValueError" if mode == "skip" else "InvalidOption",
+        [],
+        [],
+    )
