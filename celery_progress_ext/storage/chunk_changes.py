@@ -279,7 +279,7 @@ def complete_all(
             reservations=reservations,
         )
     )
-    events.record_completions(conn, job, done, eta=eta)
+    events.record_all(conn, job, EventType.CHUNK_COMPLETED, done, eta=eta)
     if reservations or any(chunk.status is ChunkStatus.FAILED for chunk in olds.values()):
         job = restate_error(conn, job)
     return [Change(job=job, chunk=chunk) for chunk in done]

@@ -42,33 +42,45 @@ def record(
     )
 
 
-_COMPLETED = rows_of("completed", "completed")
-_VERSION = _COMPLETED.c.value["version"].as_integer()
-_RECORD_COMPLETIONS = sa.insert(events).from_select(
-    ["job_id", "version", "type", "at", "chunk_index", "attempt", "eta_finish_at"],
+_CHANGED = rows_of("changed", "changed")
+_VERSION = _CHANGED.c.value["version"].as_integer()
+_RECORD_ALL = sa.insert(events).from_select(
+    ["job_id", "version", "type", "at", "chunk_index", "attempt", "message", "eta_finish_at"],
     sa.select(
         sa.bindparam("of_job", type_=sa.String),
         _VERSION,
-        sa.literal_column(f"'{EventType.CHUNK_COMPLETED.value}'"),
+        sa.cast(sa.bindparam("of_type", type_=sa.String), sa.String),
         now(),
-        _COMPLETED.c.value["chunk_index"].as_integer(),
-        _COMPLETED.c.value["attempt"].as_integer(),
+        _CHANGED.c.value["chunk_index"].as_integer(),
+        _CHANGED.c.value["attempt"].as_integer(),
+        sa.cast(sa.bindparam("message", type_=sa.Text), sa.Text),
         sa.cast(sa.bindparam("eta", type_=sa.Double), sa.Double),
     ).order_by(_VERSION),
 )
 
 
-def record_completions(conn: Connection, job: JobRow, chunks: Sequence[ChunkRow], *, eta: float | None) -> None:
+def record_all(
+    conn: Connection,
+    job: JobRow,
+    type: EventType,
+    chunks: Sequence[ChunkRow],
+    *,
+    message: str | None = None,
+    eta: float | None = None,
+) -> None:
     """Append an event for each chunk of one change, whose last version is the job's; each has a version of its own.
 
     :param eta: the finish time that was given last.
     """
     first = job.version - len(chunks) + 1
-    completed = [
+    changed = [
         {"version": version, "chunk_index": chunk.chunk_index, "attempt": chunk.attempt}
         for version, chunk in enumerate(chunks, first)
     ]
-    conn.execute(_RECORD_COMPLETIONS, {"of_job": job.id, "completed": dumps(completed), "eta": eta})
+    conn.execute(
+        _RECORD_ALL,
+        {"of_job": job.id, "of_type": type.value, "message": message, "changed": dumps(changed), "eta": eta},
+    )
 
 
 _READ = (

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.history import EventType
+from celery_progress_ext.storage import events
 from celery_progress_ext.storage.database import AnyRow, Database
 from celery_progress_ext.storage.expressions import among, now, rows_of
 from celery_progress_ext.storage.json import dumps
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, counting, is_status
+from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, counting, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
@@ -56,13 +58,21 @@ def jobs_with_unsent_chunks(database: Database, *, limit: int) -> list[str]:
     return [row.id for row in database.rows(_UNSENT_JOBS, limit=limit)]
 
 
-_LOCK_UNSENT = sa.select(chunks.c.id).where(chunks.c.job_id == _OF_JOB, unsent).order_by(chunks.c.id).with_for_update()
+_LOCK_UNSENT = (
+    sa.select(*CHUNK_COLUMNS).where(chunks.c.job_id == _OF_JOB, unsent).order_by(chunks.c.id).with_for_update()
+)
 _TAKE = (
     sa.update(jobs)
     .where(jobs.c.id == _OF_JOB, counting, _NOBODY_SENDS)
     # What was not sent with the chord has no part in it.
-    .values(publishing_until=now() + _LEASE, chord_intact=False)
-    .returning(jobs.c.id)
+    .values(
+        {
+            jobs.c.publishing_until: now() + _LEASE,
+            jobs.c.chord_intact: False,
+            jobs.c.version: jobs.c.version + sa.bindparam("new_changes", type_=sa.Integer),
+        }
+    )
+    .returning(*JOB_COLUMNS)
 )
 # The first message may have been sent after all, by a publisher that died before it noted so: one of another dispatch
 # is asked whether the chunk is in other hands before it runs, a second first one would not be.
@@ -81,10 +91,14 @@ _READ_UNSENT = (
 
 def take_unsent(conn: Connection, job_id: str, *, lease: float) -> bool:
     """Take it on oneself to send a job's unsent chunks, for ``lease`` seconds; False where somebody else does."""
-    conn.execute(_LOCK_UNSENT, {"of_job": job_id})
-    if conn.execute(_TAKE, {"of_job": job_id, "new_lease": lease}).first() is None:
+    locked = [ChunkRow.of(row) for row in conn.execute(_LOCK_UNSENT, {"of_job": job_id})]
+    first = [chunk for chunk in locked if chunk.dispatches == 1]
+    row = conn.execute(_TAKE, {"of_job": job_id, "new_lease": lease, "new_changes": len(first)}).first()
+    if row is None:
         return False
-    conn.execute(_RENUMBER, {"of_job": job_id})
+    if first:
+        conn.execute(_RENUMBER, {"of_job": job_id})
+        events.record_all(conn, JobRow.of(row), EventType.CHUNK_REDISPATCHED, first, message="it was not sent")
     return True
 
 
