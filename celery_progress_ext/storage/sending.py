@@ -109,14 +109,16 @@ def unsent_chunks(database: Database, job_id: str, *, after: int = -1, limit: in
 
 
 _ARE_TASKS = among(chunks.c.id, sa.select(rows_of("tasks", "tasks").c.value["chunk"].as_string()).scalar_subquery())
-_TASK = rows_of("tasks", "marked")
+_IS_MESSAGE = among(
+    chunks.c.task_id, sa.select(rows_of("tasks", "messages").c.value["task"].as_string()).scalar_subquery()
+)
 _LOCK_MARKED = sa.select(chunks.c.id).where(_ARE_TASKS).order_by(chunks.c.id).with_for_update()
 _MARK_SENT = (
     sa.update(chunks)
     .where(
         _ARE_TASKS,
-        chunks.c.id == _TASK.c.value["chunk"].as_string(),
-        chunks.c.task_id == _TASK.c.value["task"].as_string(),
+        # Not where a newer message is on its way.
+        _IS_MESSAGE,
         chunks.c.sent_at == sa.literal_column("0"),
     )
     .values(
