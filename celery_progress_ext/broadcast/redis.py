@@ -34,6 +34,7 @@ from celery_progress_ext.broadcast import (
 )
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.soft_limits import undisturbed
 
 logger = get_logger(__name__)
 
@@ -133,7 +134,8 @@ class RedisBroadcaster:
 
     def _unless_unreachable(self, ask: Callable[[], T], event: str, **context: Any) -> T | None:
         try:
-            return ask()
+            with undisturbed():
+                return ask()
         except _UNREACHABLE as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             # redis-py's messages name host and port, never the credentials of the URL.

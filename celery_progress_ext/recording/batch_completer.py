@@ -10,11 +10,11 @@ there, or the reconciler, as for any success that no receiver told (F2).
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
+from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.storage.chunk_changes import Completion
 
 #: A process commits completions at most so often; its readers are sent no more (``snapshot_throttle.PER_SECOND``).
@@ -30,15 +30,18 @@ class BatchCompleter:
 
     def __init__(self, commit: Callable[[str, Sequence[Completion]], object]) -> None:
         self._commit = commit
+        self.begin_anew()
+        begins_anew_in_a_child(self)
+
+    def begin_anew(self) -> None:
+        """Nothing waits; in a forked child, the parent commits its own."""
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Completion]] = {}
         self._committed_at = float("-inf")
         self._timer: threading.Timer | None = None
-        self._pid = os.getpid()
 
     def add(self, job_id: str, completion: Completion) -> None:
         """Commit a completion: now, or within the window."""
-        self._after_a_fork()
         with self._lock:
             self._waiting.setdefault(job_id, []).append(completion)
             if time.monotonic() - self._committed_at < WINDOW_SECONDS:
@@ -51,7 +54,6 @@ class BatchCompleter:
 
     def flush(self) -> None:
         """Commit what waits, now."""
-        self._after_a_fork()
         with self._lock:
             taken, self._waiting = self._waiting, {}
             if taken:
@@ -63,8 +65,3 @@ class BatchCompleter:
         with self._lock:
             self._timer = None
         self.flush()
-
-    def _after_a_fork(self) -> None:
-        if self._pid != os.getpid():
-            # The parent commits its own; its timer is not here, and its lock may be held for ever.
-            self.__init__(self._commit)  # type: ignore[misc]

@@ -7,13 +7,13 @@ they come, and then at most ``PER_SECOND``. What a process that dies still holds
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage.rows import JobRow
 
@@ -48,10 +48,14 @@ class SnapshotThrottle:
 
     def __init__(self, context: ProcessContext) -> None:
         self._context = context
+        self.begin_anew()
+        begins_anew_in_a_child(self)
+
+    def begin_anew(self) -> None:
+        """Nothing waits; in a forked child, the parent sends its own."""
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, _Bucket] = OrderedDict()
         self._timer: threading.Timer | None = None
-        self._pid = os.getpid()
 
     def submit(self, job: JobRow, *, freed_slots: int = 0, bypass_cache: bool = False) -> None:
         """Send the snapshot of a job's row (with ``now``), or a newer one soon.
@@ -59,7 +63,6 @@ class SnapshotThrottle:
         :param bypass_cache: what a reader waits for, as the end of a job: it never waits.
         :param freed_slots: see ``Snapshots.of``.
         """
-        self._after_a_fork()
         if bypass_cache or job.status.terminal:
             with self._lock:
                 self._jobs.pop(job.id, None)
@@ -80,7 +83,6 @@ class SnapshotThrottle:
 
     def flush(self) -> None:
         """Send what waits, now: a token has come, or the process ends."""
-        self._after_a_fork()
         with self._lock:
             self._timer = None
             taken = [self._taken(its) for its in self._jobs.values() if its.waiting is not None]
@@ -108,8 +110,3 @@ class SnapshotThrottle:
             self._timer = threading.Timer(1.0 / PER_SECOND, self.flush)
             self._timer.daemon = True
             self._timer.start()
-
-    def _after_a_fork(self) -> None:
-        if self._pid != os.getpid():
-            # The parent's timer is not here, its lock may be held for ever, and what it holds it sends itself.
-            self.__init__(self._context)  # type: ignore[misc]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -19,6 +17,7 @@ from celery_progress_ext.exceptions import (
     InvalidSetting,
     ProgressError,
 )
+from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.soft_limits import undisturbed
 from celery_progress_ext.storage.database_url import DatabaseUrl
 from celery_progress_ext.storage.json import dumps, loads
@@ -77,10 +76,14 @@ class Database:
             self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         else:
             self._single = self._reads
-        _databases.add(self)
+        begins_anew_in_a_child(self)
 
     def __repr__(self) -> str:
         return f"<{self.dialect} database>"
+
+    def begin_anew(self) -> None:
+        """In a forked child: the parent's connections stay the parent's. Closing one here would end it there."""
+        self.engine.dispose(close=False)
 
     def dispose(self) -> None:
         """Close every connection of this process that is not in use."""
@@ -271,15 +274,3 @@ def _not_migrated(error: BaseException) -> bool:
     """Whether an error means that the tables are missing or old."""
     text = str(error).lower()
     return any(words in text for words in _MISSING) or _code(error) in _MISSING_CODES
-
-
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # The parent's connections stay the parent's: closing one here would end it there.
-    for database in list(_databases):
-        database.engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,16 +7,17 @@ completion. The thread writes leases and pages to the rows only: ``update_state`
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery_progress_ext.config import Settings
+from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.recording import Recording
+from celery_progress_ext.soft_limits import undisturbed
 
 logger = get_logger(__name__)
 
@@ -77,21 +78,21 @@ class Heartbeats:
     def __init__(self, recording: Recording, settings: Settings) -> None:
         self._recording = recording
         self._settings = settings
+        self.begin_anew()
+        begins_anew_in_a_child(self)
+
+    def begin_anew(self) -> None:
+        """No task is at work; in a forked child, the parent's thread is not there, nor is its work ours."""
         self._works: dict[str, Work] = {}
-        # Entered itself, never through the condition: a soft time limit could leave that with the lock held.
-        self._lock = threading.RLock()
-        self._wake = threading.Condition(self._lock)
+        self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._asleep = False
-        self._pid = os.getpid()
 
+    @undisturbed()
     def begin(self, task_id: str, task: TaskId, attempt: int | None = None) -> Work:
-        """Speak for a task from now on; ``attempt`` where its start is recorded already."""
-        if self._pid != os.getpid():
-            # Forked: the parent's thread is not here, nor is its work ours.
-            self.__init__(self._recording, self._settings)  # type: ignore[misc]
+        """Send signs of life of a task from now on; ``attempt`` where its start is recorded already."""
         work = Work(task, attempt=attempt)
-        with self._lock:
+        with self._wake:
             self._works[task_id] = work
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="progress-heartbeat", daemon=True)
@@ -104,6 +105,7 @@ class Heartbeats:
         """The work of a task of this process."""
         return self._works.get(task_id) if task_id else None
 
+    @undisturbed()
     def end(self, task_id: str) -> Work | None:
         """The task is over: no beat for it comes after this. None where nothing was begun."""
         work = self._works.pop(task_id, None)
@@ -112,9 +114,10 @@ class Heartbeats:
                 work.finished = True
         return work
 
+    @undisturbed()
     def nudge(self) -> None:
         """Look at the works now; for the first page, which readers wait for."""
-        with self._lock:
+        with self._wake:
             self._wake.notify()
 
     def finish_in(self, connection: Any, work: Work, *, result: Any) -> bool:
@@ -137,7 +140,7 @@ class Heartbeats:
     def _run(self) -> None:
         idle_since = time.monotonic()
         while True:
-            with self._lock:
+            with self._wake:
                 if self._works:
                     idle_since = time.monotonic()
                 self._asleep = time.monotonic() - idle_since >= _LINGER_SECONDS

@@ -9,6 +9,7 @@ from celery import Task
 
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.soft_limits import undisturbed
 from celery_progress_ext.worker.admission import Superseded
 from celery_progress_ext.worker.heartbeat import PAGES_SECONDS, Heartbeats, Work
 
@@ -43,6 +44,7 @@ class Reporter:
         if not _nearly_killed(task, work) and work.tell_due(PAGES_SECONDS):
             self._tell_celery(task, work, done, total)
 
+    @undisturbed()
     def reservation(self, task: Task, *, page: int, message: str) -> None:
         """Note a page that could not be wholly read, in the chunk's row."""
         work = self._heartbeats.get(task.request.id)
@@ -54,6 +56,7 @@ class Reporter:
         if work.superseded:
             raise Superseded("the job ended, or another attempt took over")
 
+    @undisturbed()
     def finish(self, task: Task, *, result: Any, connection: Any) -> None:
         """End a body's job in a transaction of the user's."""
         work = self._heartbeats.get(task.request.id)
