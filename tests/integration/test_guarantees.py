@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import signal
 import threading
 import time
 import uuid
@@ -22,7 +23,7 @@ from celery_progress_ext.storage import chunk_changes, sending
 from celery_progress_ext.storage.audit import audit
 from tests.support import sql
 from tests.support.chords import Bench, follow
-from tests.support.processes import WorkerProcess
+from tests.support.processes import BeatProcess, WorkerProcess
 from tests.support.rows import LEASE, Rows
 from tests.support.sql import execute
 from tests.support.waiting import wait_for
@@ -352,3 +353,13 @@ def test_a_body_can_end_its_job_in_the_users_own_transaction(chords: Bench, kind
     assert job.get(timeout=5) == {"pages": 7}
     assert chords.progress.reconciler.tick()["conclude"] == 0
     assert chords.progress.audit() == []
+
+
+def test_beat_ends_however_many_signals_it_gets(sqlite_chords: Bench, beat: Callable[..., BeatProcess]) -> None:
+    """G24: a second SIGTERM would strike while Celery's handler holds a lock, and beat would hang."""
+    for _ in range(3):
+        running = beat("tests.support.chord_app", env=sqlite_chords.env)
+        for _ in range(30):
+            if running.alive:
+                running.signal(signal.SIGTERM)
+        wait_for(lambda running=running: not running.alive, 10.0, what="beat has ended")
