@@ -47,7 +47,7 @@ def unpack(sdist: Path | None, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def plain_redis() -> Iterator[int]:
-    """The port of a Redis without a password on loopback: some of Celery's tests can not give one."""
+    """The port of a Redis without a password on loopback: some of Celery's tests cannot give one."""
     port = free_port()
     options = ["--bind", LOOPBACK, "--port", str(port), "--save", "", "--loglevel", "warning"]
     popen = subprocess.Popen([str(find_redis_server()), *options], preexec_fn=die_with_parent())

@@ -152,7 +152,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
         :raises DatabaseAway: when the database does not answer; there is no job then.
-        :raises NotPublished: when the messages can not be sent at all; the job is FAILED then.
+        :raises NotPublished: when the messages cannot be sent at all; the job is FAILED then.
         """
         app = self.app
         # The guard is put on an app's tasks when it is finalized; eager tasks run before anything else does that.
@@ -167,7 +167,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         body, last_id = _with_fixed_ids(kwargs.pop("body", None) or self.kwargs["body"], app)
         body, followers = _body(body, options, app)
         # In the stored signatures too, so that a chunk sent again goes the same way. The results are always stored:
-        # what no receiver reported is looked up in the backend, and one that polls waits for them for ever (F26).
+        # what no receiver reported is looked up in the backend, and one that polls would wait for them for good (F26).
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
         sent_with["ignore_result"] = False
         body.options.update(sent_with)
@@ -227,7 +227,7 @@ def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> N
             advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
             logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)
             return
-        # A queue, a serializer or a result backend that can not be used: retrying can not help.
+        # A queue, a serializer or a result backend that cannot be used: retrying cannot help.
         reason = f"{type(error).__name__}: {error}"
         verdict = f"The job could not be published: {reason}"
         ended = extension.context.database.write(

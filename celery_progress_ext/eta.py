@@ -190,7 +190,7 @@ def _believe(pace: Pace, running: Sequence[RunningChunk]) -> _Belief | None:
 
 
 def _old_mean(pace: Pace, typical: float, variance: float) -> float:
-    """The mean of ln(seconds per page) over finished chunks by their pages, since a large chunk tells more.
+    """The mean of ln(seconds per page) over finished chunks by their pages, since a large chunk says more.
 
     Held within a standard error of the plain mean ``typical``, which one chunk that had hung cannot carry off.
     The mean of a lognormal is above its median by half its variance.

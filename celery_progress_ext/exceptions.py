@@ -30,7 +30,7 @@ class InvalidCanvas(ProgressError):
 
 
 class NotPublished(ProgressError):
-    """The job's messages can not be sent as they are; the job is FAILED: mend what the cause names, then retry it.
+    """The job's messages cannot be sent as they are; the job is FAILED: mend what the cause names, then retry it.
 
     :ivar job_id: the job.
     """

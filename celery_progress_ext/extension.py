@@ -276,7 +276,7 @@ def _on_beat_init(sender: Any = None, **_: Any) -> None:
 
 def _end_beat_once() -> None:
     """Let the first SIGTERM or SIGINT end beat, and no other interrupt it: Celery's handler sets an event, whose lock a
-    second signal that strikes meanwhile would wait for in vain, and beat would hang, deaf to any further one.
+    second signal that strikes meanwhile would wait for, and beat would hang, deaf to any further one.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -308,7 +308,7 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
 
 
 def _revoke_what_was_called_off(found: CeleryProgress) -> None:
-    """A worker that starts after a cancel was not told of it, while the messages wait in the queue (Celery keeps
+    """A worker that starts after a cancel has not heard of it, while the messages wait in the queue (Celery keeps
     revokes in its workers' memory only).
     """
     from celery.worker import state

@@ -52,7 +52,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
-    """An event that can not have happened after those before it, and the rule that it breaks."""
+    """An event that cannot have happened after those before it, and the rule that it breaks."""
 
     event: Event
     rule: str
@@ -116,10 +116,10 @@ _UNTOUCHED = ReplayedChunk()
 
 
 class HistoryReplay:
-    """A job as its history tells it. Give it every event with :meth:`add`, in the order of their versions.
+    """A job, replayed from its history. Give it every event with :meth:`add`, in the order of their versions.
 
     It holds one entry per chunk that an event named. After an event that contradicts those before it, the account goes
-    on as if that event were true, so that one fault is told once.
+    on as if that event were true, so that one fault is reported once.
 
     :param total: how many chunks the job has.
     """
@@ -131,11 +131,11 @@ class HistoryReplay:
         self._merging = False
         #: The version of the newest event; 0 before the first.
         self.version = 0
-        #: The job is in one of these; several only where the status was last told by hand, which no event carries.
+        #: The job is in one of these; several only where the status was last set by hand, which no event carries.
         self.statuses: frozenset[JobStatus] = frozenset()
         #: The attempt of the newest merge.
         self.body_attempt = 0
-        #: Whether somebody told the job's status by hand, and with it perhaps a percent.
+        #: Whether somebody set the job's status by hand, and with it perhaps a percent.
         self.by_hand = False
         #: The first ``NAMED_LIMIT`` contradictions, and how many there are.
         self.contradictions: list[Contradiction] = []

@@ -36,7 +36,7 @@ _BATCH = 200
 SUCCESS, FAILURE = "SUCCESS", "FAILURE"
 
 
-#: What publishing raises where the broker or the result backend is away, or can not take anything now.
+#: What publishing raises where the broker or the result backend is away, or cannot take anything now.
 OUTAGE_ERRORS = (
     OperationalError,
     OSError,

@@ -64,13 +64,13 @@ def broadcast_job_progress(
     except ProgressError as error:
         log.warning("broadcast_skipped", reason=str(error))
     except Exception as error:
-        # Progress is told again by the next change or tick; the work must not fail for it.
+        # The next change or tick broadcasts again; the work must not fail for it.
         log.warning("broadcast_failed", error=type(error).__name__)
     return False
 
 
 class ChunkProgressTracker:
-    """Updates a job from its chunks' counts and tells its watchers.
+    """Updates a job from its chunks' counts, and broadcasts it.
 
     :param job_tracker: any object with an awaitable ``update_job_status``; this process's service by default.
     :param chunk_service: any object with an awaitable ``get_chunk_progress``; this process's service by default.

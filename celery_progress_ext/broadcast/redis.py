@@ -43,7 +43,7 @@ T = TypeVar("T")
 #: A completion waits for its broadcast, so an answer is waited for only briefly. Seconds.
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
-#: After a failure nothing is tried for so long, lest each completion waits for a server that is down. Seconds.
+#: After a failure nothing is tried for so long, so that not every completion waits for a server that is down. Seconds.
 PAUSE_SECONDS = 1.0
 #: How long an acknowledgement, a sign of life or the rest of a message may take. Seconds.
 ACKNOWLEDGE_SECONDS = 5.0
@@ -265,7 +265,7 @@ class RedisSubscription:
         return True
 
     def _ask_for_a_sign_of_life(self) -> None:
-        """A connection through a network that went away looks idle for ever: ask, and give it up without an answer.
+        """A connection through a network that went away looks idle indefinitely: ask, and give it up without an answer.
 
         Called when there is nothing to read, so that a slow caller does not take its own pause for silence.
         """

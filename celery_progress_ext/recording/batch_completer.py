@@ -4,8 +4,8 @@ A chunk's success is committed by its receiver, as long as chunks take longer th
 for the next, or for the end of the window, and are then one transaction: it costs little more than that of a single
 chunk, and a job of many workers, whose row they all change, is not held up by as many commits as it has chunks.
 
-What waits is in the result backend already. Where the process dies before the end of the window, the body asks for it
-there, or the reconciler, as for any success that no receiver told (F2).
+What waits is in the result backend already. Where the process dies before the end of the window, the body or the
+reconciler looks it up there, as for any success whose receiver never ran (F2).
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class BodyRecorder:
         self._context.database.write(lambda conn: body_changes.postpone(conn, job_id, grace=grace))
 
     def send_if_settled(self, job: JobRow) -> None:
-        """When the last chunk ended and Celery's chord can not publish the body any more, do it now."""
+        """When the last chunk ended and Celery's chord cannot publish the body any more, do it now."""
         if job.chunks.settled and not job.chord_intact:
             self.send(job.id, seen_dispatches=job.body_dispatches)
 

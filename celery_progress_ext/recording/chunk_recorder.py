@@ -241,7 +241,7 @@ class ChunkRecorder:
         return change
 
     def send_unsent(self, job_id: str) -> None:
-        """Publish what the broker has not taken of a job, unless somebody else is at it. What can not be sent now, the
+        """Publish what the broker has not taken of a job, unless somebody else is at it. What cannot be sent now, the
         next tick sends.
         """
         lease = self._settings.lease_seconds
@@ -323,7 +323,7 @@ class ChunkRecorder:
 
 
 def _verdict(change: Change, error: str) -> str | None:
-    """Why the job can not go on after this chunk's failure; None where it can."""
+    """Why the job cannot go on after this chunk's failure; None where it can."""
     job, chunk = change.job, change.chunk
     if job.on_chunk_failure == "fail" or job.failed_chunks == job.total_chunks:
         return format_chunk_failure_message(chunk.chunk_index, chunk.page_start, chunk.page_end, error, job.unit)

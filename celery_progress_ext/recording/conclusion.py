@@ -65,7 +65,7 @@ class Conclusion:
         return True
 
     def follow_or_log(self, job_id: str) -> None:
-        """:meth:`follow`, leaving what can not be published now to the next tick."""
+        """:meth:`follow`, leaving what cannot be published now to the next tick."""
         try:
             self.follow(job_id)
         except Exception as error:

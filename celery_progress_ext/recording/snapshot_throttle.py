@@ -90,7 +90,7 @@ class SnapshotThrottle:
             try:
                 self._send(job, freed_slots=freed_slots)
             except Exception as error:
-                # The database is away; a thread has nobody to tell.
+                # The database is away; nobody waits for a thread's exception.
                 logger.warning("broadcast_failed", job_id=job.id, error=type(error).__name__)
 
     def _send(self, job: JobRow, *, freed_slots: int, bypass_cache: bool = False) -> None:

@@ -29,7 +29,7 @@ JOBS = 50
 
 @dataclass(kw_only=True)
 class AuditRun:
-    """What one run audited: jobs, and those of them with a drift that was not told before."""
+    """What one run audited: jobs, and those of them with a drift that was not reported before."""
 
     jobs: int = 0
     drifted: int = 0
@@ -84,7 +84,7 @@ class BackgroundAuditor:
             left -= used
             self._after = job.id
             if work is not None and work.done:
-                # Noted only where there is something to tell: the row is hot, and the job's end will be audited.
+                # Noted only where there is something to report: the row is hot, and the job's end will be audited.
                 drifted = bool(work.drifts())
                 first = drifted and queries.audited(self._database, work.job_id, version=work.version)
                 _tell(work, checked, first=first)

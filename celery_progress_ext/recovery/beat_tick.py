@@ -1,7 +1,8 @@
 """The beat task's tick, run by beat itself.
 
 As a message it would wait in the queue behind every chunk that was sent before it, and for a free process behind every
-chunk at work: nothing would be healed or told while it matters. And with no worker alive nobody would say so. So where
+chunk at work: recovery and broadcasts would stall just when they are needed, and with no live worker not even that
+would be reported. So where
 beat is about to publish the tick, it runs it in a thread of its own instead; anywhere else the task is a task.
 """
 

@@ -73,7 +73,7 @@ class OneLook:
 
 
 class Reconciler:
-    """One tick: heal, then tell everyone how every running job is."""
+    """One tick: heal, then broadcast the state of every running job."""
 
     def __init__(self, context: ProcessContext, recording: Recording, publisher: Publisher) -> None:
         self._context = context
@@ -81,7 +81,7 @@ class Reconciler:
         self._publisher = publisher
         self._auditor = BackgroundAuditor(context.database)
         self._finder = LostMessageFinder(context.database, publisher, context.settings)
-        #: Steps that wait for a migration, which is told once.
+        #: Steps that wait for a migration, which is logged once.
         self._waiting: set[str] = set()
         self._drifted = 0
 
@@ -212,7 +212,7 @@ class Reconciler:
         return checked.jobs
 
     def forget(self) -> int:
-        """Delete what retention no longer keeps, and tell who listens: what was made of it may go too."""
+        """Delete what retention no longer keeps, and send ``jobs_forgotten``: what was made of it may go too."""
         gone: list[ForgottenJob] = []
         try:
             gone.extend(retention.expire(self._context.database, days=self._context.settings.retention_days))
@@ -264,10 +264,10 @@ class Reconciler:
         queries.extend(self._context.database, job_id, seconds=seconds, soon=soon, below=below)
 
     def _heal(self, row: ChunkRow, outcome: tuple[str, Any], *, attempt: int | None, reason: str) -> None:
-        """Record a success that no receiver told, else send the chunk again.
+        """Record a success that no receiver reported, else send the chunk again.
 
-        A failure that no receiver told is no verdict: it may be Celery's own, to store the result or to count the chord
-        part (F8). Another try tells which.
+        A failure that no receiver reported is no verdict: it may be Celery's own, to store the result or to count the
+        chord part (F8). Another try shows which.
         """
         state, result = outcome
         if state == SUCCESS:
@@ -314,7 +314,7 @@ class Reconciler:
 
     @staticmethod
     def _each(heal: Callable[[T], None], row: T) -> None:
-        """One row that can not be healed must not keep the others from it."""
+        """One row that cannot be healed must not keep the others from it."""
         try:
             heal(row)
         except Exception as error:

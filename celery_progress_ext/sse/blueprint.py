@@ -242,7 +242,7 @@ def progress_events(
     :param authorize: called with the matter of a request; it aborts when the request may not read that matter.
     :param keepalive_seconds: a stream is never silent for longer, and a client that is gone is noticed within it.
     :param poll_seconds: how often streams read the database while nothing is broadcast.
-    :param max_streams: per process; who comes when it is full is told to try again in 10 s.
+    :param max_streams: per process; a client that comes when it is full is asked to try again in 10 s.
     :param authorize_channel: see :class:`ServerSentEventsBlueprint`, for apps that add its ``stream`` view as well.
     """
     return ProgressEvents(

@@ -73,7 +73,7 @@ class Published:
 
     @classmethod
     def of(cls, message: Message) -> Published:
-        """A message; a heartbeat without change is told apart by the mailbox, which knows what its client has."""
+        """A message; the mailbox recognises a heartbeat without change, since it knows what its client has."""
         return cls(message.payload, event=None if message.version is None else message.event)
 
     @cached_property
@@ -269,7 +269,7 @@ class Hub:
         self._unsubscribe(mailbox.channels)
 
     def close(self) -> None:
-        """End all streams and the reader. Who connects later is told at once that it is closed."""
+        """End all streams and the reader. Later clients are closed at once."""
         self._closing.set()
         self._notify_all(Notice.CLOSED)
         if self._reader is not None and self._reader is not threading.current_thread():

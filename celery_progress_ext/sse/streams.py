@@ -121,7 +121,7 @@ def _follow(
         if isinstance(item, Frame):
             frames = [item]
         else:
-            # The connection changed, or the wait was in vain. A broadcast may be lost, so look at the rows.
+            # The connection changed, or nothing came. A broadcast may be lost, so look at the rows.
             since = hub.changed_at if item is Notice.RESYNC else time.monotonic() - pace.poll_seconds / 2
             frames = _news(mailbox, look(since), signs_of_life=polling and item is None)
         yield from frames
@@ -145,6 +145,6 @@ def _news(mailbox: Mailbox, found: list[Published], *, signs_of_life: bool) -> l
         if frame is not None:
             frames.append(frame)
         elif signs_of_life and not published.terminal and published.version == mailbox.marked(published.job_id):
-            # Nobody else tells this client that the job lives.
+            # Nothing else shows this client that the job lives.
             frames.append(published.heartbeat)
     return frames

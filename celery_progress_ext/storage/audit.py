@@ -166,10 +166,10 @@ class JobAudit:
         return len(rows)
 
     def _compare_chunk(self, row: AnyRow) -> None:
-        told = self._account.chunk(row.chunk_index)
+        replayed = self._account.chunk(row.chunk_index)
         for name, found, expected in (
-            ("status", row.status, told.status.value),
-            ("attempt", row.attempt, told.attempt),
+            ("status", row.status, replayed.status.value),
+            ("attempt", row.attempt, replayed.attempt),
         ):
             if found != expected:
                 self._chunks_drifted += 1
@@ -188,7 +188,7 @@ class JobAudit:
         }
         for name, expected in recounted.items():
             found = getattr(self._job, name)
-            # A percent told by hand may be ahead of the chunks.
+            # A percent set by hand may be ahead of the chunks.
             if found != expected and not (name == "progress_pct" and self._account.by_hand and found > expected):
                 yield self._drift(Source.ROWS, name, found, expected)
         account = self._account

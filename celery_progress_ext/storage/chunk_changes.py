@@ -318,7 +318,7 @@ def fail(
 ) -> Change | None:
     """Record a failure, of this attempt and this dispatch where they are given. None where it is out of date.
 
-    The chord can not publish the body any more, so the job is due for it as soon as all chunks are terminal.
+    The chord cannot publish the body any more, so the job is due for it as soon as all chunks are terminal.
 
     :param only_if_lease_expired: only where its lease is over: it is failed for its silence.
     """

@@ -38,7 +38,7 @@ WAIT_SECONDS = 30.0
 #: the limits of the session (lock, statement, idle in transaction), which end what another process holds up.
 _RETRY_CODES = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
 _WRITE_TRIES = 4
-#: SQLite's codes of an error that goes away by itself, or with more room: busy, locked, read-only, I/O, full, can not
+#: SQLite's codes of an error that goes away by itself, or with more room: busy, locked, read-only, I/O, full, cannot
 #: open, and a WAL that many open at once.
 _SQLITE_AWAY = frozenset({5, 6, 8, 10, 13, 14, 15})
 #: How SQLite says that a table or a column is not there, and PostgreSQL's codes for it.
@@ -97,7 +97,7 @@ class Database:
         whether it took effect, so that a change recognises itself.
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
-        :raises DatabaseAway: when it can not be reached, or is locked.
+        :raises DatabaseAway: when it cannot be reached, or is locked.
         :raises DatabaseError: whatever else it says.
         """
         commit = _Commit[T]()

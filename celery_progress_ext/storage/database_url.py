@@ -39,7 +39,7 @@ class DatabaseUrl:
     def parse(cls, url: str) -> DatabaseUrl:
         """What ``url`` names.
 
-        :raises InvalidSetting: for one that the library can not use. The message shows neither user nor password.
+        :raises InvalidSetting: for one that the library cannot use. The message shows neither user nor password.
         """
         # Hosters say `postgres:`.
         if url.startswith("postgres:"):
@@ -75,7 +75,7 @@ class DatabaseUrl:
         return path in (":memory:", "file::memory:") or self.for_sqlalchemy.query.get("mode") == "memory"
 
     def connect_args(self, hold_seconds: float | None) -> dict[str, Any]:
-        """What the driver is told beside the URL; what the URL says of the same wins.
+        """What the driver is given beside the URL; what the URL says of the same wins.
 
         :param hold_seconds: see :class:`Database`.
         """

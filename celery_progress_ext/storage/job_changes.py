@@ -157,7 +157,7 @@ _FAILS_WITH_A_CHUNK = sa.select(jobs.c.id).where(jobs.c.id == _OF_JOB, jobs.c.on
 
 
 def lock_run_that_fails(conn: Connection, job_id: str) -> None:
-    """:func:`lock_run` for a job that its first failed chunk ends: chunks can not be locked after the job any more."""
+    """:func:`lock_run` for a job that its first failed chunk ends: chunks cannot be locked after the job any more."""
     if conn.execute(_FAILS_WITH_A_CHUNK, {"of_job": job_id}).first() is not None:
         lock_run(conn, job_id)
 

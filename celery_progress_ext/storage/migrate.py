@@ -28,7 +28,7 @@ def migrate(database: Database) -> str:
     A newer schema than this version of the library knows is left alone: its version may still be run for one step.
     Safe to run from several places at once: SQLite's write lock or an advisory lock of PostgreSQL serialises them.
 
-    :raises DatabaseAway: when the database can not be reached, or is locked.
+    :raises DatabaseAway: when the database cannot be reached, or is locked.
     :raises DatabaseError: whatever else it says.
     """
     try:

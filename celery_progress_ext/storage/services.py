@@ -72,7 +72,7 @@ def set_default(find: Callable[[], tuple[Database, Snapshots]]) -> None:
 
 
 class _Service:
-    """A service over one database, this process's unless told otherwise; found on first use."""
+    """A service over one database, this process's unless one is given; found on first use."""
 
     def __init__(self, database: Database | None = None, snapshots: Snapshots | None = None) -> None:
         self._given: tuple[Database, Snapshots] | None = None

@@ -51,7 +51,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice(
         "broker_transport_options['socket_timeout']",
         lambda conf: _redis_broker(conf) and not (conf.get("broker_transport_options") or {}).get("socket_timeout"),
-        "not set: a Redis that goes silent without a word holds up whoever publishes for ever, beat's tick too",
+        "not set: a Redis that goes silent holds up every publisher indefinitely, beat's tick too",
     ),
     Advice(
         "result_chord_expires",

@@ -46,8 +46,8 @@ class Work:
     written_at: float = field(default_factory=time.monotonic)
     paged_at: float = 0.0
     pages_seconds: float = PAGES_SECONDS
-    #: When Celery's result backend was told last.
-    told_at: float = 0.0
+    #: When PROGRESS was last stored in Celery's result backend.
+    published_at: float = 0.0
     #: True once the rows say that this attempt does not count any more.
     superseded: bool = False
     finished: bool = False
@@ -63,12 +63,12 @@ class Work:
         """How long the task has been running."""
         return time.monotonic() - self.began
 
-    def tell_due(self, seconds: float) -> bool:
-        """Whether Celery may be told again; at most once in ``seconds``, the first time at once."""
+    def publish_due(self, seconds: float) -> bool:
+        """Whether PROGRESS may be published again; at most once in ``seconds``, the first time at once."""
         now = time.monotonic()
-        if now - self.told_at < seconds:
+        if now - self.published_at < seconds:
             return False
-        self.told_at = now
+        self.published_at = now
         return True
 
 

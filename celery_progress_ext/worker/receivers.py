@@ -102,7 +102,7 @@ def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
 def claim_or_refuse(sender: Any, task_id: str) -> None:
     """Runs before the user's code, and may refuse it.
 
-    :raises Superseded: for a body that is done, taken or can not be claimed, and for a chunk that is finished or in
+    :raises Superseded: for a body that is done, taken or cannot be claimed, and for a chunk that is finished or in
         other hands.
     """
     found = _tracked(sender, task_id)
@@ -129,7 +129,7 @@ def hand_over(sender: Any, replacement: Any) -> None:
         return
     if getattr(replacement, "subtask_type", None) == "tracked_chord":
         raise InvalidCanvas(
-            "A task of a tracked chord can not replace itself by a tracked chord: start that with apply_async, and"
+            "A task of a tracked chord cannot replace itself by a tracked chord: start that with apply_async, and"
             " return what names it."
         )
     tracking, task = found
@@ -233,8 +233,9 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
 
 
 def _succeeded(tracking: Tracking, task: TaskId, task_id: str) -> bool:
-    """Record a success that is stored although Celery tells a failure: its part could not be counted (F8), or a
-    receiver ran into the hard limit (F10). Where the backend does not answer, this raises, and the lease tells later.
+    """Record a success that is stored although Celery reports a failure: its part could not be counted (F8), or a
+    receiver ran into the hard limit (F10). Where the backend does not answer, this raises; the expired lease settles it
+    later.
     """
     if task.chunk_index is None:
         return tracking.recording.bodies.stored_success(task.job_id, task_id)

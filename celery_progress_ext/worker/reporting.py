@@ -19,7 +19,7 @@ logger = get_logger(__name__)
 PROGRESS = "PROGRESS"
 
 
-#: How long before its hard time limit a task tells Celery nothing any more. Seconds.
+#: Stop publishing PROGRESS so long before the hard time limit (F20). Seconds.
 _LAST_SECONDS = 1.0
 
 
@@ -30,7 +30,7 @@ class Reporter:
         self._heartbeats = heartbeats
 
     def report(self, task: Task, *, done: int, total: int | None) -> None:
-        """Note ``done`` of ``total``; what Celery is told of it is rate-limited."""
+        """Note ``done`` of ``total``; PROGRESS is published at a limited rate."""
         work = self._heartbeats.get(task.request.id)
         if work is None:
             return
@@ -41,8 +41,8 @@ class Reporter:
             work.done, work.done_at = done, time.monotonic()
         if first and done:
             self._heartbeats.nudge()
-        if not _nearly_killed(task, work) and work.tell_due(PAGES_SECONDS):
-            self._tell_celery(task, work, done, total)
+        if not _nearly_killed(task, work) and work.publish_due(PAGES_SECONDS):
+            self._publish(task, work, done, total)
 
     @undisturbed()
     def reservation(self, task: Task, *, page: int, message: str) -> None:
@@ -71,7 +71,7 @@ class Reporter:
             raise Superseded("the job ended, or another attempt took over")
 
     @staticmethod
-    def _tell_celery(task: Task, work: Work, done: int, total: int | None) -> None:
+    def _publish(task: Task, work: Work, done: int, total: int | None) -> None:
         meta = {"done": done, "total": total, "job_id": work.task.job_id, "chunk_index": work.task.chunk_index}
         try:
             if not task.request.is_eager:

@@ -77,7 +77,7 @@ def test_a_long_schedule_has_every_deed_and_undoes_it(setting: str) -> None:
 
 
 def test_every_run_has_each_kind_of_job() -> None:
-    """However short it is; and only the jobs that are to fail have chunks that can not succeed."""
+    """However short it is; and only the jobs that are to fail have chunks that cannot succeed."""
     plans = chaos.jobs(7, 5)
     assert [plan.kind for plan in plans] == list(chaos.KINDS)
     assert {plan.kind for plan in plans if plan.doomed} == {"failing"}

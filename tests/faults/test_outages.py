@@ -238,7 +238,7 @@ def _starts(server: PostgresServer) -> bool:
 def test_the_database_away_when_the_merge_would_begin(
     redis_url: str, postgres_url: str, tmp_path: Path, worker: Workers, fault_proxy: Callable[[str], FaultProxy]
 ) -> None:
-    """A body that can not be claimed now has not failed; it is sent again."""
+    """A body that cannot be claimed now has not failed; it is sent again."""
     proxy = fault_proxy(postgres_url)
     direct = Bench(dict(environment(redis_url, postgres_url)), tmp_path)
     job = direct.chord([direct.work(0, pages=5, seconds=1)]).apply_async()

@@ -319,7 +319,7 @@ def test_a_chunk_that_starts_another_job_in_its_place_is_refused_at_once(sqlite_
     job = sqlite_chords.chord([inner, sqlite_chords.work(1)]).apply_async()
     last = follow(job)[-1]
     assert last.status is JobStatus.PARTIAL
-    assert "can not replace itself by a tracked chord" in last.failures[0].message
+    assert "cannot replace itself by a tracked chord" in last.failures[0].message
 
 
 @pytest.mark.parametrize("kind", ["sqlalchemy", "driver"])

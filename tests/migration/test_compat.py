@@ -45,7 +45,7 @@ def _newest() -> Script:
 
 
 def _git(*arguments: str) -> bytes:
-    """What git says; skips the test where it can not."""
+    """What git says; skips the test where it cannot."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True, timeout=60)
     except FileNotFoundError:

@@ -58,7 +58,7 @@ DEEDS: tuple[Deed, ...] = (
     Deed(actor="worker", name="freeze", hold=(1.2 * LEASE, 2 * LEASE)),
     # SIGTERM, as in a deploy
     Deed(actor="worker", name="stop", hold=(0.0, 1.0)),
-    # SIGQUIT, a deploy that can not wait
+    # SIGQUIT, a deploy that cannot wait
     Deed(actor="worker", name="quit", hold=(0.0, 1.0)),
     Deed(actor="beat", name="kill", hold=(0.0, 4.0)),
     Deed(actor="beat", name="freeze", hold=(1.0, 2 * LEASE)),

@@ -111,6 +111,6 @@ async def test_without_a_job_there_is_nothing_to_do(mock_chunk_service: MagicMoc
 
 @pytest.mark.asyncio
 async def test_a_failure_that_cannot_be_recorded_is_a_log_line(mock_chunk_service: MagicMock) -> None:
-    """A chunk service with the two contract methods alone can not fail a chunk; that must not raise."""
+    """A chunk service with the two contract methods alone cannot fail a chunk; that must not raise."""
     tracker = ChunkProgressTracker(job_tracker=MagicMock(), chunk_service=mock_chunk_service)
     await tracker.report_chunk_failure(chunk_id="job_x.c4", error_message="Document AI timeout")

@@ -1,4 +1,4 @@
-"""What a history says of a job, and what it can not say."""
+"""What a history says of a job, and what it cannot say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts that can not lie, what the broker took, what follows a job, and pages that were not wholly read.
+"""Counts that cannot lie, what the broker took, what follows a job, and pages that were not wholly read.
 
 Revision ID: 0003
 Revises: 0002
@@ -61,7 +61,7 @@ def upgrade() -> None:
         sa.Column("reservations", sa.Integer(), server_default="0", nullable=False),
     ]
     if op.get_bind().dialect.name == "sqlite":
-        # SQLite can not add a constraint: the table is built anew. `migrate` has switched foreign keys off: with them
+        # SQLite cannot add a constraint: the table is built anew. `migrate` has switched foreign keys off: with them
         # on, dropping the old table would delete every chunk and event.
         with op.batch_alter_table("processing_jobs") as batch:
             for column in columns:
