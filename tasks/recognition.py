@@ -81,8 +81,12 @@ def _beside_own_text(result: PageResult) -> PageResult:
     """Drop what was read with little confidence in the pictures of a page that is mostly text already."""
     if sum(len(word.text) for word in result.words) > len(result.own_text):
         return result
-    words = result.words_to_add
-    return replace(result, words=tuple(word for word in words if word.confidence >= _NOISE), in_file=())
+    kept = [index for index, word in enumerate(result.words) if word.confidence >= _NOISE]
+    return replace(
+        result,
+        words=tuple(result.words[index] for index in kept),
+        in_file=tuple(kept.index(index) for index in result.in_file if index in kept),
+    )
 
 
 def _turning_the_page(result: PageResult) -> PageResult:

@@ -5,6 +5,7 @@ A fixed difference of gray loses pencil and faded ribbons on clean paper, and fi
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 #: A page is looked at with about this resolution: a full stop is still a pixel.
 LOOK_DPI = 75
+#: What is looked at takes some fifty bytes a pixel for a moment.
+_MOST_PIXELS = 4_000_000
 #: The least difference from the paper, of 255, that an eye sees; JPEG's own noise on white paper stays below.
 _LEAST_CONTRAST = 6
 #: How many times the paper's grain (its standard deviation) ink differs from it.
@@ -29,8 +32,13 @@ _LEAST_PIXELS = 4
 
 
 def look(image: Image.Image, dpi: float) -> Gray:
-    """A small copy of a page in gray, of about ``LOOK_DPI``."""
-    return np.asarray(image.reduce(max(1, round(dpi / LOOK_DPI))))
+    """A small copy of a page in gray, of about ``LOOK_DPI``; a plan of several metres gets less."""
+    return np.asarray(image.reduce(max(1, round(1 / look_scale(image.width, image.height, dpi)))))
+
+
+def look_scale(width: int, height: int, dpi: float) -> float:
+    """The size of the small copy, over that of a bitmap of ``width`` by ``height`` pixels."""
+    return min(1.0, LOOK_DPI / dpi, math.sqrt(_MOST_PIXELS / (width * height)))
 
 
 def ink_mask(gray: Gray) -> Mask:

@@ -1,7 +1,8 @@
 """What text a page carries, what of it can be seen, and what else there is on the page to be read.
 
-Text can be outside the page, clipped away, under an image or in a color of nothing; telling all these apart by rules
-is hopeless. So the page is drawn twice, small, with its text and without: where both differ, text is seen.
+Text can be outside the page, clipped away, under an image, white on white, or on a layer that is switched off; rules
+for all of that would never be complete. So the page is drawn twice, small, with its text and without: where the two
+differ, text is seen.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pypdfium2.raw as pdfium_c
 from numpy.typing import NDArray
 
 from tasks.pdf.geometry import Geometry, invert
-from tasks.pdf.ink import LOOK_DPI, Mask, ink_mask
+from tasks.pdf.ink import Mask, ink_mask, look_scale
 from tasks.pdf.own_words import OwnWord
 
 #: A difference of gray, of 255, that is seen, also beside the grain of a scan. Text that is fainter is read, not kept.
@@ -35,6 +36,8 @@ _BESIDE = (-0.5, -0.25, 0.5, 0.25)
 #: over pictures and dirt on purpose.
 _REST_PIXELS, _REST_SHARE, _REST_SHARE_OF_LAYER = 30, 0.02, 0.3
 
+#: What pdfium says of a glyph of which the file does not tell what it stands for.
+_NO_UNICODE = "\0"
 #: pdfium marks a hyphen at a line's end with one of these.
 _HYPHENS = str.maketrans({"\ufffe": "-", "\x02": "-", "\r": None})
 
@@ -77,24 +80,26 @@ class _Characters:
                 word = []
 
 
-def examine_text(page: pypdfium2.PdfPage, mode: str, geometry: Geometry, unit: float) -> PageText:
+def examine_text(page: pypdfium2.PdfPage, mode: str, geometry: Geometry, scale: float, dpi: float) -> PageText:
     """What to keep of a page's text and whether to read the rest. Leaves the text that counts inactive: not drawn.
 
     :param geometry: of the bitmap that the page will be rendered to.
-    :param unit: the size of a unit of user space in points.
+    :param scale: the size in pixels of a unit of user space on it, and ``dpi`` its resolution.
     """
     characters = _characters(page, geometry)
     if not characters.texts:
         return NO_TEXT
     objects = list(_objects(page))
-    scale = LOOK_DPI / 72 * unit
+    scale *= look_scale(geometry.width, geometry.height, dpi)
     with_text = _drawn(page, scale)
     _show_text(objects, shown=False)
     without_text = _drawn(page, scale)
     shown = np.abs(with_text.astype(np.int16) - without_text) > _DIFFERS
     look = replace(geometry, width=with_text.shape[1], height=with_text.shape[0])
     boxes = characters.boxes * ([look.width / geometry.width, look.height / geometry.height] * 2)
-    visible = _visible(characters, boxes, shown)
+    # What cannot be copied out of the file is no text, but shapes to be read.
+    legible = np.array([text != _NO_UNICODE for text in characters.texts], bool)
+    visible = _visible(characters, boxes, shown) & legible
     ink = ink_mask(without_text)
     layer = characters.layer & _within(boxes, look)
     is_layer = _is_layer(boxes[layer], ink)

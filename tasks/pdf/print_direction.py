@@ -17,7 +17,7 @@ from tasks.pdf.ink import Mask
 _MAX_SKEW = 15
 _COARSE, _FINE = 1.0, 0.1
 #: Pixels of ink that are looked at; more do not change the answer.
-_PIXELS = 20_000
+_PIXELS = 10_000
 #: Fewer say nothing.
 _LEAST_PIXELS = 200
 #: How much sharper lines must be along a slope than along the edge of the paper, for the slope to count.

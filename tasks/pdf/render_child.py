@@ -58,7 +58,7 @@ def render(path: Path, pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode:
         raise _Trouble("too_large")
     scale = fitting / 72 * unit
     geometry = Geometry(page.get_bbox(), page.get_rotation(), math.ceil(width * scale), math.ceil(height * scale))
-    text = examine_text(page, mode, geometry, unit)
+    text = examine_text(page, mode, geometry, scale, fitting)
     sure, image = True, None
     if text.more_to_read:
         seen = page.render(scale=scale, grayscale=True).to_pil()

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from PIL import Image
 
-from tasks.pdf.geometry import Geometry
+from tasks.pdf.geometry import Geometry, compose
 
 _PAPER = 255
 
@@ -22,12 +22,23 @@ def turn(page: Image.Image, orientation: int) -> Image.Image:
     return page.transpose(_UNDO[orientation]) if orientation else page
 
 
-def straighten(page: Image.Image, geometry: Geometry) -> Image.Image:
-    """Undo the skew of a page whose orientation is undone already."""
+def straighten(page: Image.Image, geometry: Geometry, part: tuple[int, int, int, int] | None = None) -> Image.Image:
+    """Undo the skew of a page whose orientation is undone already.
+
+    :param part: the box of upright pixels that has ink; nothing else is drawn. All of the page unless given.
+    """
     if not geometry.skew:
         return page
-    a, b, c, d, e, f = geometry.straightening
-    # Pillow wants the matrix by rows.
-    rows = (a, c, e, b, d, f)
-    size, method = geometry.upright_size, Image.Transform.AFFINE
-    return page.transform(size, method, rows, resample=Image.Resampling.BILINEAR, fillcolor=_PAPER)
+    left, top, right, bottom = part or (0, 0, *geometry.upright_size)
+    # Pillow maps the pixels of the result to those of the page, and wants the matrix by rows.
+    a, b, c, d, e, f = compose((1, 0, 0, 1, left, top), geometry.straightening)
+    straight = page.transform(
+        (right - left, bottom - top),
+        Image.Transform.AFFINE,
+        (a, c, e, b, d, f),
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=_PAPER,
+    )
+    upright = Image.new("L", geometry.upright_size, _PAPER)
+    upright.paste(straight, (left, top))
+    return upright

@@ -9,7 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pikepdf
+import pypdfium2
 import pytest
+from pikepdf import Array, Dictionary, Name
 
 from tasks.engines import ENGINES, Bitmap, EngineUnavailable, OcrEngine, RecognitionTimeout, make_engine
 from tasks.pdf.render import PageRenderer
@@ -87,6 +90,28 @@ def test_what_is_not_there_is_said(name: str, language: str) -> None:
     """An unknown engine, and an unknown language of a known one."""
     with pytest.raises(EngineUnavailable, match=r"OCR_ENGINE|no language of Tesseract"):
         make_engine(name, language)
+
+
+def test_another_language_is_read_in_its_own_letters(tmp_path: Path) -> None:
+    """With its data installed, alone or beside English."""
+    said = "Für die Größe der Straße müssen wir überall schöne Möbel zählen"
+    with pikepdf.new() as pdf:
+        font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica, Encoding=Name.WinAnsiEncoding)
+        page = Dictionary(
+            Type=Name.Page,
+            MediaBox=Array([0, 0, 400, 60]),
+            Contents=pdf.make_stream(b"BT /F 12 Tf 10 25 Td (" + said.encode("cp1252") + b") Tj ET"),
+            Resources=Dictionary(Font=Dictionary(F=font)),
+        )
+        pdf.pages.append(pikepdf.Page(page))
+        pdf.save(tmp_path / "in.pdf")
+    with pypdfium2.PdfDocument(tmp_path / "in.pdf") as written:
+        image = written[0].render(scale=300 / 72, grayscale=True).to_pil()
+    for language in ("deu", "eng+deu"):
+        engine = make_engine("tesseract", language)
+        bitmap = Bitmap(image.width, image.height, image.width, image.tobytes(), 300)
+        assert " ".join(word.text for word in engine.recognise(bitmap, timeout_s=60)) == said
+        engine.close()
 
 
 def word_counts(text: str) -> Counter[str]:

@@ -234,3 +234,30 @@ def test_the_real_size_of_a_page_counts(unit: int, scan: Scan, tmp_path: Path, t
     assert result.geometry is not None
     assert result.geometry.width == pytest.approx(WIDTH / 72 * DPI, abs=2)
     assert missed(scan.lines, merged_text(path, result)) <= 2
+
+
+def test_glyphs_that_stand_for_nothing_are_read(tmp_path: Path, tesseract: OcrEngine) -> None:
+    """Text that cannot be copied out of the file is found by its looks."""
+    path = page(
+        tmp_path / "in.pdf", b"BT /F 24 Tf 40 200 Td (Certificate of registration) Tj ET", Image.new("L", (9, 9))
+    )
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        font = pdf.pages[0].Resources.Font.F
+        font.ToUnicode = pdf.make_stream(
+            b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapType 2 def "
+            b"1 begincodespacerange <00> <FF> endcodespacerange "
+            + b" ".join(b"1 beginbfchar <%02X> <0000> endbfchar" % code for code in range(33, 127))
+            + b" endcmap end end"
+        )
+        pdf.save()
+    result = read(path, tesseract)
+    assert "Certificate of registration" in result.text
+
+
+def test_a_plan_of_five_metres_is_looked_at_in_little_memory(tmp_path: Path) -> None:
+    """The small pictures of it stay small."""
+    side = 14_400
+    content = b"BT /F 400 Tf 400 %d Td (Plan) Tj ET" % (side // 2)
+    path = page(tmp_path / "in.pdf", content, Image.new("L", (9, 9)), MediaBox=Array([0, 0, side, side]))
+    with PageRenderer(path, dpi=300, mode="skip", timeout=60, memory_bytes=768 << 20) as pages:
+        assert pages.render(1).own_text == "Plan"

@@ -174,7 +174,7 @@ def test_a_page_without_lines_has_no_direction() -> None:
     """It counts as upright."""
     direction = find_direction(np.zeros((877, 620), bool))
     assert (direction.sideways, direction.skew, direction.sure) == (False, 0, False)
-    assert not upside_down(Image.new("L", (620, 877), 255), DPI)
+    assert not upside_down(Image.new("L", (620, 877), 255), np.zeros((877, 620), bool))
 
 
 def test_pages_with_a_rotate_entry_are_read_as_displayed(tmp_path: Path, tesseract: OcrEngine) -> None:
