@@ -20,6 +20,10 @@ from tasks.page_results import PageResult, PageStatus, page_ranges
 from tasks.pdf import sandbox
 
 
+#: Of a document all of whose pages are so, nothing is made.
+_ILLEGIBLE = frozenset({PageStatus.UNREADABLE, PageStatus.MISSING})
+
+
 class MergeFailed(Exception):
     """The searchable PDF could not be made from this document; the same would happen again."""
 
@@ -42,11 +46,12 @@ def merge(
 
     :param results: ascending by page; those of ``1..pages`` that do not come are named as missing.
     :param timeout: seconds for all of it.
-    :raises MergeFailed: when the PDF cannot be made.
+    :raises MergeFailed: when the PDF cannot be made, or no page of the document could be read.
     """
     outputs = {suffix: folder / f"result.{suffix}" for suffix in ("json", "txt", "pdf")}
     unreadable: list[dict[str, Any]] = []
     seen: list[int] = []
+    legible = 0
     with (
         outputs["txt"].open("w", encoding="utf-8", newline="\n") as text,
         outputs["json"].open("w", encoding="utf-8") as record,
@@ -60,8 +65,12 @@ def merge(
             record.write((",\n" if seen else "\n") + json.dumps(_described(result), ensure_ascii=False))
             grafting.add(result)
             seen.append(result.page)
+            legible += result.status not in _ILLEGIBLE
             if result.status is PageStatus.UNREADABLE:
                 unreadable.append({"page": result.page, "message": result.message})
+        if not legible:
+            first = f" {unreadable[0]['message']}" if unreadable else ""
+            raise MergeFailed(f"No page of this document could be read.{first}")
         text.write("\f" * (pages - max(seen[-1] if seen else 0, 1)) + "\n")
         tail = {
             "unreadable": unreadable,

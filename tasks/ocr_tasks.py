@@ -69,6 +69,8 @@ def ocr_chunk(
             rotate_pages=chosen.rotate_pages,
         ):
             results.append(result)
+            if result.status.reservation:
+                progress.reservation(self, page=result.page, message=result.message or "")
             progress.report(self, done=len(results), total=len(pages))
     job_id, chunk_index = _place(self)
     return _store().write_chunk(job_id, chunk_index, progress.attempt(self), results)
