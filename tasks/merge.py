@@ -19,7 +19,6 @@ from tasks.engines import Word
 from tasks.page_results import PageResult, PageStatus, page_ranges
 from tasks.pdf import sandbox
 
-
 #: Of a document all of whose pages are so, nothing is made.
 _ILLEGIBLE = frozenset({PageStatus.UNREADABLE, PageStatus.MISSING})
 
@@ -68,7 +67,7 @@ def merge(
             legible += result.status not in _ILLEGIBLE
             if result.status is PageStatus.UNREADABLE:
                 unreadable.append({"page": result.page, "message": result.message})
-        if not legible:
+        if seen and not legible:
             first = f" {unreadable[0]['message']}" if unreadable else ""
             raise MergeFailed(f"No page of this document could be read.{first}")
         text.write("\f" * (pages - max(seen[-1] if seen else 0, 1)) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tasks.engines import OcrEngine, make_engine
 from tasks.limits import merge_seconds
 from tasks.merge import merge
 from tasks.options import OcrOptions
-from tasks.page_results import PageResult
+from tasks.page_results import PageResult, PageStatus, sentence
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
 
@@ -46,12 +46,20 @@ def _engine(name: str, language: str) -> OcrEngine:
 
 @app.task(bind=True, name="tasks.ocr_chunk", **_RETRIES)  # type: ignore[untyped-decorator]
 def ocr_chunk(
-    self: Task, document_id: str, page_start: int, page_end: int, options: dict[str, Any] | None = None
+    self: Task,
+    document_id: str,
+    page_start: int,
+    page_end: int,
+    options: dict[str, Any] | None = None,
+    missing_pages: Sequence[int] = (),
 ) -> str:
     """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results.
 
     :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
+    :param missing_pages: pages that the document names and does not contain. No chunk has them; the first names them.
     """
+    for page in missing_pages:
+        progress.reservation(self, page=page, message=sentence(page, PageStatus.MISSING, "page_missing"))
     chosen = OcrOptions.default(settings) if options is None else OcrOptions.from_dict(options)
     timeout = settings.ocr_page_timeout
     results: list[PageResult] = []

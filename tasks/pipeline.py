@@ -18,7 +18,7 @@ from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits
 from tasks.options import OcrOptions
 from tasks.page_results import chunk_ranges
-from tasks.pdf.preflight import check
+from tasks.pdf.preflight import Preflight, check
 
 logger = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ def submit(
         ranges = chunk_ranges(found.pages, options.chunk_pages)
         try:
             store.put_original(document_id, found.path)
-            return _start(document_id, found.pages, ranges, options, matter_id, filename)
+            return _start(document_id, found, ranges, options, matter_id, filename)
         except NotPublished:
             raise
         except BaseException:
@@ -71,8 +71,14 @@ def submit(
 
 
 def _start(
-    document_id: str, pages: int, ranges: list[tuple[int, int]], options: OcrOptions, matter_id: str, filename: str
+    document_id: str,
+    found: Preflight,
+    ranges: list[tuple[int, int]],
+    options: OcrOptions,
+    matter_id: str,
+    filename: str,
 ) -> TrackedJob:
+    pages = found.pages
     chunk = chunk_time_limits(max(last - first + 1 for first, last in ranges), settings.ocr_page_timeout)
     merge = merge_time_limits(pages)
     return tracked_chord(
@@ -80,7 +86,10 @@ def _start(
             app.signature(
                 "tasks.ocr_chunk",
                 args=(document_id, first, last),
-                kwargs={"options": options.to_dict()},
+                kwargs={
+                    "options": options.to_dict(),
+                    **({"missing_pages": found.missing_pages} if first == 1 and found.missing_pages else {}),
+                },
                 soft_time_limit=chunk.soft,
                 time_limit=chunk.hard,
             )

@@ -71,10 +71,10 @@ def _recognise(page: int, renderer: PageRenderer, engine: OcrEngine, page_timeou
         result = replace(result, status=PageStatus.READ, replaces_layer=seen.replaces_layer and bool(result.words))
     if result.own_text and not result.words:
         result = replace(PageResult.because(page, PageStatus.KEPT, "has_text"), own_text=result.own_text)
-    # Nothing, or nothing that the engine believes in, may be the noise of a broken image.
-    if (not result.words or result.doubtful) and (fault := renderer.fault(page)) is not None:
-        return result.damaged(fault)
-    return result
+    # Nothing, or nothing that the engine believes in, may be the noise of a broken image. What it does believe in may
+    # be half of what stands there.
+    fault = renderer.fault(page, thorough=not result.words or result.doubtful)
+    return result if fault is None else result.damaged(fault)
 
 
 def _beside_own_text(result: PageResult) -> PageResult:

@@ -1,15 +1,18 @@
-"""Why does a page show nothing? Renderers leave out an image they cannot decode, and say nothing.
+"""What is wrong with a page's images? Renderers leave out an image that they cannot decode, or the rest of one that
+ends too early, and say nothing.
 
-Runs in the renderer's child: the images it decodes are as hostile as the rest of the file.
+Runs in the renderer's child: the images that it decodes are as hostile as the rest of the file.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pikepdf
 from pikepdf import Name
@@ -23,19 +26,86 @@ _CANNOT_TELL = (
 )
 
 
-def find_fault(path: Path, index: int) -> str | None:
-    """The first thing wrong with what page ``index`` (from 0) draws, a key of ``REASONS``; None where all is well."""
-    with pikepdf.open(path) as pdf:
-        page = pdf.pages[index]
-        resources = page.obj.get("/Resources")
-        drawable = resources.get("/XObject") if isinstance(resources, pikepdf.Dictionary) else None
-        for name in _drawn(page):
-            found = drawable.get(name) if isinstance(drawable, pikepdf.Dictionary) else None
-            if not isinstance(found, pikepdf.Stream):
-                return "image_missing"
-            if found.get("/Subtype") == Name.Image and not _decodes(found):
-                return "image_undecodable"
+def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
+    """The first thing wrong with what page ``index`` (from 0) draws, a key of ``REASONS``; None where all is well.
+
+    :param thorough: decode every image. Else only those whose data looks too short, which costs a few milliseconds.
+    """
+    page = _opened(path).pages[index]
+    resources = page.obj.get("/Resources")
+    drawable = resources.get("/XObject") if isinstance(resources, pikepdf.Dictionary) else None
+    for name in _drawn(page):
+        found = drawable.get(name) if isinstance(drawable, pikepdf.Dictionary) else None
+        if not isinstance(found, pikepdf.Stream):
+            return "image_missing"
+        if found.get("/Subtype") != Name.Image:
+            continue
+        short = _looks_short(found)
+        if (thorough or short) and not _decodes(found):
+            return "image_incomplete" if short and _begins(found) else "image_undecodable"
     return None
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> pikepdf.Pdf:
+    """Kept: a child looks at one document, page after page."""
+    return pikepdf.open(path)
+
+
+def _looks_short(image: pikepdf.Stream) -> bool:
+    """Whether an image's data does not end as data of its kind does, or has fewer rows than it should."""
+    filters = image.get("/Filter")
+    names = [str(each) for each in filters] if isinstance(filters, pikepdf.Array) else [str(filters or "")]
+    mark = _END_MARKS.get(names[-1])
+    try:
+        if mark is None:
+            return len(image.read_bytes()) < _expected_bytes(image)
+        if len(names) > 1:
+            return False
+        tail = image.read_raw_bytes()[-_TAIL:]
+        # Fax data has bits, not bytes: its mark stands at any of eight offsets.
+        return f"{mark:b}" not in f"{int.from_bytes(tail):b}" if mark == _EOFB else mark.to_bytes(2) not in tail
+    except pikepdf.PdfError:
+        # A filter that cannot be undone; or one that qpdf has no decoder for, which is no sign of anything.
+        return names[-1] in _UNDONE_BY_QPDF
+    except _CANNOT_TELL:
+        return False
+
+
+def _begins(image: pikepdf.Stream) -> bool:
+    """Whether an image's data begins as data of its kind does: the rest of it may be lost."""
+    magic = _BEGINNINGS.get(str(image.get("/Filter")))
+    return magic is None or any(each in image.read_raw_bytes()[:16] for each in magic)
+
+
+#: JPEG 2000 is a bare codestream, or in a file of boxes.
+_BEGINNINGS: Mapping[str, tuple[bytes, ...]] = MappingProxyType(
+    {"/DCTDecode": (b"\xff\xd8",), "/JPXDecode": (b"\xff\x4f", b"jP")}
+)
+#: Two end-of-line codes end a fax image.
+_EOFB = 0b1_000000000001
+#: How whole data ends, by its filter. Some programs write others behind them, or leave them out: an image
+#: without them is decoded, to see.
+_END_MARKS: Mapping[str, int] = MappingProxyType({"/DCTDecode": 0xFFD9, "/JPXDecode": 0xFFD9, "/CCITTFaxDecode": _EOFB})
+_TAIL = 64
+_UNDONE_BY_QPDF = frozenset({"/FlateDecode", "/LZWDecode", "/RunLengthDecode", "/ASCII85Decode", "/ASCIIHexDecode"})
+#: Components by device colour space; of another one nothing is expected.
+_COMPONENTS = {"/DeviceGray": 1, "/CalGray": 1, "/DeviceRGB": 3, "/CalRGB": 3, "/DeviceCMYK": 4, "/Indexed": 1}
+
+
+def _expected_bytes(image: pikepdf.Stream) -> int:
+    """How much data an image of this size has once its filters are undone; 0 where that is not known."""
+    space = image.get("/ColorSpace")
+    if isinstance(space, pikepdf.Array) and len(space):
+        if str(space[0]) == "/ICCBased" and isinstance(space[1], pikepdf.Stream):
+            components = int(space[1].get("/N", 0))
+        else:
+            components = _COMPONENTS.get(str(space[0]), 0)
+    else:
+        components = 1 if image.get("/ImageMask", False) else _COMPONENTS.get(str(space), 0)
+    bits = 1 if image.get("/ImageMask", False) else int(image.get("/BitsPerComponent", 0))
+    row = (int(image.get("/Width", 0)) * components * bits + 7) // 8
+    return row * int(image.get("/Height", 0))
 
 
 def _drawn(page: pikepdf.Page) -> Iterator[str]:
@@ -59,7 +129,7 @@ def _decodes(image: pikepdf.Stream) -> bool:
 
 @contextmanager
 def _complaints() -> Iterator[Callable[[], bool]]:
-    """Whether anything was written to stderr: libtiff, which decodes fax images, tells of broken lines only there."""
+    """Whether anything was written to stderr: libtiff, which decodes fax images, reports broken lines only there."""
     kept = os.dup(2)
     try:
         with tempfile.TemporaryFile() as file:

@@ -33,6 +33,15 @@ REFUSALS: Mapping[str, tuple[int, str]] = MappingProxyType(
             422,
             "The PDF is digitally signed, and adding text would break the signature. Upload an unsigned copy.",
         ),
+        "portfolio": (
+            422,
+            "This is a PDF portfolio: the documents are inside it. Extract them and upload each by itself.",
+        ),
+        "dynamic_form": (
+            422,
+            "This is a dynamic form (XFA), whose pages are made by the program that opens it."
+            " Print it to a PDF and upload that.",
+        ),
         "no_pages": (422, "The PDF has no pages."),
         "too_many_pages": (422, "The PDF has {pages} pages, and at most {limit} are accepted. Split it and try again."),
         "page_too_large": (422, f"Page {{page}} is too large to be read: it would get less than {MIN_DPI:.0f} dpi."),
@@ -74,6 +83,8 @@ class Preflight:
     repaired: bool
     #: How many pages carry text already; None where counting took too long.
     text_pages: int | None
+    #: Pages, counted from 1, that the document names and does not contain; they are not among ``pages``.
+    missing_pages: tuple[int, ...] = ()
 
 
 def check(
@@ -111,6 +122,7 @@ def check(
         pages=verdict["pages"],
         repaired=verdict["repaired"],
         text_pages=verdict["text_pages"],
+        missing_pages=tuple(verdict["missing_pages"]),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from tasks.pdf.sandbox import allow_cpu, confine
 #: CPU seconds for counting pages with text: 5,000 pages take 0.2.
 _TEXT_SECONDS = 4
 
-#: AcroForm.SigFlags, bit 1: the document holds at least one signature.
-_SIGNATURES_EXIST = 1
+#: Form fields that are looked at for a signature; a form has hundreds, a hostile one millions.
+_MAX_FIELDS = 10_000
 
 
 class _Refusal(Exception):
@@ -40,9 +40,7 @@ def _pikepdf_pages(path: Path) -> int | None:
     """How many pages the library that grafts sees; None where it cannot open the file."""
     try:
         with pikepdf.open(path) as pdf:
-            form = pdf.Root.get("/AcroForm")
-            if isinstance(form, pikepdf.Dictionary) and int(form.get("/SigFlags", 0)) & _SIGNATURES_EXIST:
-                raise _Refusal("signed")
+            _refuse_by_kind(pdf)
             return len(pdf.pages)
     except pikepdf.PasswordError:
         raise _Refusal("password") from None
@@ -50,6 +48,73 @@ def _pikepdf_pages(path: Path) -> int | None:
         raise
     except Exception:  # PdfError, and whatever else a broken object makes it raise
         return None
+
+
+def _refuse_by_kind(pdf: pikepdf.Pdf) -> None:
+    """Documents whose pages are not what a reader would see, or that must not be changed.
+
+    :raises _Refusal: for these.
+    """
+    if isinstance(pdf.Root.get("/Collection"), pikepdf.Dictionary):
+        raise _Refusal("portfolio")
+    form = pdf.Root.get("/AcroForm")
+    if not isinstance(form, pikepdf.Dictionary):
+        return
+    fields = form.get("/Fields")
+    if "/XFA" in form and not (isinstance(fields, pikepdf.Array) and len(fields)):
+        # A static XFA form has its fields as an AcroForm too, and real pages.
+        raise _Refusal("dynamic_form")
+    if any(_is_signed(field) for field in _fields(fields)):
+        raise _Refusal("signed")
+
+
+def _fields(roots: object) -> Iterator[pikepdf.Dictionary]:
+    """Every field of a form, at most ``_MAX_FIELDS``; a field may be among its own descendants."""
+    waiting = [roots]
+    seen = 0
+    while waiting and seen < _MAX_FIELDS:
+        found = waiting.pop()
+        if not isinstance(found, pikepdf.Array):
+            continue
+        for field in found:
+            seen += 1
+            if isinstance(field, pikepdf.Dictionary):
+                yield field
+                waiting.append(field.get("/Kids"))
+
+
+def _is_signed(field: pikepdf.Dictionary) -> bool:
+    """Whether a field holds a signature; an empty signature field, which somebody is to sign, does not."""
+    value = field.get("/V")
+    return isinstance(value, pikepdf.Dictionary) and "/ByteRange" in value and "/Contents" in value
+
+
+def _missing_pages(path: Path) -> list[int]:
+    """Which pages, from 1, the page tree names and has not: a reader sees the document without them. [] where the tree
+    is sound, or cannot be walked.
+    """
+    missing: list[int] = []
+    try:
+        # Before qpdf mends the tree, which it does when it pushes attributes down to the pages.
+        with pikepdf.open(path, inherit_page_attributes=False) as pdf:
+            place = 0
+            waiting = [pdf.Root.get("/Pages")]
+            walked: set[tuple[int, int]] = set()
+            while waiting:
+                node = waiting.pop()
+                kids = node.get("/Kids") if isinstance(node, pikepdf.Dictionary) else None
+                if isinstance(kids, pikepdf.Array) and isinstance(node, pikepdf.Dictionary):
+                    if node.objgen in walked:
+                        return []
+                    walked.add(node.objgen)
+                    waiting.extend(reversed([*kids]))
+                    continue
+                place += 1
+                if not isinstance(node, pikepdf.Dictionary):
+                    missing.append(place)
+    except Exception:  # whatever a broken object makes it raise
+        return []
+    return missing
 
 
 def _pdfium_pages(path: Path) -> int | None:
@@ -122,7 +187,7 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     copy, pages = sound_copy(path, scratch)
     if pages > max_pages:
         raise _Refusal("too_many_pages", pages=pages, limit=max_pages)
-    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path}
+    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": _missing_pages(path)}
     with pypdfium2.PdfDocument(copy) as pdf:
         _check_sizes(pdf, dpi)
         _say({**verdict, "text_pages": None})

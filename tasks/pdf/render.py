@@ -105,15 +105,18 @@ class PageRenderer:
             bitmap=bitmap,
         )
 
-    def fault(self, page: int) -> str | None:
-        """Why a page that shows nothing to read may show nothing: the reason, for an image that is missing or broken.
+    def fault(self, page: int, *, thorough: bool) -> str | None:
+        """What is lost of a page with an image that is missing or broken: the reason; None where nothing is wrong.
 
-        pdfium draws such a page without it and reports no error. None where nothing is wrong.
+        pdfium draws such a page without it, or without the rest of it, and reports no error.
+
+        :param thorough: decode every image, for a page on which nothing believable was read; else only those whose data
+            looks too short.
         """
         try:
-            answer, _ = self._ask("inspect", page, min(_INSPECT_SECONDS, self._timeout))
+            answer, _ = self._ask("inspect", page, min(_INSPECT_SECONDS, self._timeout), thorough=thorough)
         except PageUnreadable:
-            return "image_undecodable"
+            return "image_undecodable" if thorough else None
         fault: str | None = answer["fault"]
         return fault
 
@@ -128,7 +131,7 @@ class PageRenderer:
                     if pipe is not None:
                         pipe.close()
 
-    def _ask(self, what: str, page: int, seconds: float) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, what: str, page: int, seconds: float, **options: Any) -> tuple[dict[str, Any], bytes]:
         """One request, one line of JSON, and as many bytes as it announces."""
         if self._child is None:
             self._child = sandbox.spawn("tasks.pdf.render_child", *self._arguments, stdin=subprocess.PIPE)
@@ -143,7 +146,7 @@ class PageRenderer:
         clock = threading.Timer(seconds, give_up)
         clock.start()
         try:
-            child.stdin.write(json.dumps({"do": what, "page": page, "seconds": seconds}).encode() + b"\n")
+            child.stdin.write(json.dumps({"do": what, "page": page, "seconds": seconds, **options}).encode() + b"\n")
             child.stdin.flush()
             answer = json.loads(child.stdout.readline() or b"null")
             pixels = child.stdout.read(answer["bytes"]) if answer and "bytes" in answer else b""

@@ -78,13 +78,21 @@ def render(path: Path, pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode:
     }, pixels
 
 
+def _fault(path: Path, index: int, *, thorough: bool) -> str | None:
+    try:
+        return find_fault(path, index, thorough=thorough)
+    except pikepdf.PdfError:
+        # pikepdf cannot read what pdfium drew: where that showed nothing, something is broken.
+        return "image_undecodable" if thorough else None
+
+
 def answer(path: Path, pdf: pypdfium2.PdfDocument, request: dict[str, Any], dpi: float, mode: str) -> None:
     """Do what one line asks."""
     reply: dict[str, Any]
     pixels = b""
     try:
         if request["do"] == "inspect":
-            reply = {"fault": find_fault(path, request["page"] - 1)}
+            reply = {"fault": _fault(path, request["page"] - 1, thorough=request["thorough"])}
         else:
             reply, pixels = render(path, pdf, request["page"] - 1, dpi, mode)
     except _Trouble as trouble:

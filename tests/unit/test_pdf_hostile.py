@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tasks.engines.null import NullEngine
-from tasks.merge import merge
+from tasks.merge import MergeFailed, merge
 from tasks.pdf.preflight import Refused, check
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
@@ -33,7 +34,8 @@ def outcome(path: Path, folder: Path) -> str:
         return refusal.reason
     with PageRenderer(found.path, dpi=50, mode="skip", timeout=2, memory_bytes=MEMORY) as pages:
         results = list(recognise_pages(range(1, min(3, found.pages) + 1), pages, NullEngine(), page_timeout=2))
-    merge(found.path, folder, results, document_id="doc_1", pages=found.pages, timeout=30, memory_bytes=MEMORY)
+    with suppress(MergeFailed):  # where nothing of it could be read
+        merge(found.path, folder, results, document_id="doc_1", pages=found.pages, timeout=30, memory_bytes=MEMORY)
     assert time.monotonic() - started < LIMIT
     return " ".join(result.status for result in results)
 

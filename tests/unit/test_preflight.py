@@ -9,7 +9,7 @@ from typing import Any
 
 import pikepdf
 import pytest
-from pikepdf import Array, Dictionary, Encryption, Name
+from pikepdf import Array, Dictionary, Encryption, Name, String
 
 from tasks.pdf.preflight import REFUSALS, Preflight, Refused, check
 
@@ -34,10 +34,35 @@ def look(path: Path, **options: Any) -> Preflight:
     return check(path, scratch=path.parent, **options)
 
 
-def signed(path: Path) -> Path:
+def signed(path: Path, *, empty: bool = False, flags: int = 0) -> Path:
+    """A signature field, filled in unless it is ``empty``, two levels down in the form."""
     document(path)
     with pikepdf.open(path, allow_overwriting_input=True) as pdf:
-        pdf.Root.AcroForm = Dictionary(SigFlags=3, Fields=Array())
+        field = Dictionary(FT=Name.Sig, T=String("signature"))
+        if not empty:
+            field.V = Dictionary(Type=Name.Sig, ByteRange=Array([0, 10, 20, 30]), Contents=String("x"))
+        group = pdf.make_indirect(Dictionary(T=String("group"), Kids=Array([field])))
+        # A form may be its own descendant.
+        group.Kids.append(group)
+        pdf.Root.AcroForm = Dictionary(SigFlags=flags, Fields=Array([group]))
+        pdf.save()
+    return path
+
+
+def portfolio(path: Path) -> Path:
+    document(path)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        pdf.Root.Collection = Dictionary(Type=Name.Collection, View=Name.D)
+        pdf.save()
+    return path
+
+
+def form(path: Path, *, fields: int) -> Path:
+    """An XFA form; a static one has its fields in the document too."""
+    document(path)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        made = [Dictionary(FT=Name.Tx, T=String(str(number))) for number in range(fields)]
+        pdf.Root.AcroForm = Dictionary(XFA=pdf.make_stream(b"<xdp/>"), Fields=Array(made))
         pdf.save()
     return path
 
@@ -56,6 +81,8 @@ REFUSED_FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "too_large": (document, {"max_bytes": 100}),
     "password": (lambda path: document(path, encryption=Encryption(user="secret", owner="other")), {}),
     "signed": (signed, {}),
+    "portfolio": (portfolio, {}),
+    "dynamic_form": (lambda path: form(path, fields=0), {}),
     "no_pages": (lambda path: document(path, pages=0), {}),
     "too_many_pages": (lambda path: document(path, pages=3), {"max_pages": 2}),
     "page_too_large": (lambda path: document(path, size=(2_000_000, 2_000_000)), {}),
@@ -79,6 +106,29 @@ def test_a_file_is_refused_with_a_reason_a_status_and_a_sentence(reason: str, tm
     assert (refused.value.reason, refused.value.http_status) == (reason, REFUSALS[reason][0])
     assert "{" not in refused.value.message
     assert refused.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("flags", [0, 1, 3])
+def test_an_empty_signature_field_is_no_signature(tmp_path: Path, flags: int) -> None:
+    """Somebody is to sign it; whatever the flags say, the signature itself decides."""
+    assert look(signed(tmp_path / "in.pdf", empty=True, flags=flags)).pages == 1
+
+
+def test_a_static_form_has_pages_of_its_own(tmp_path: Path) -> None:
+    """XFA beside an ordinary form."""
+    assert look(form(tmp_path / "in.pdf", fields=2)).pages == 1
+
+
+def test_pages_that_are_named_and_not_there_are_reported(tmp_path: Path) -> None:
+    """A reader shows the document without them, and so does every library."""
+    path = document(tmp_path / "in.pdf", pages=3)
+    content = path.read_bytes()
+    with pikepdf.open(path) as pdf:
+        number = pdf.pages[1].objgen[0]
+    path.write_bytes(content.replace(b"%d 0 R" % number, b"9%d 0 R" % number, 1))
+    found = look(path)
+    assert (found.pages, found.missing_pages) == (2, (2,))
+    assert look(document(tmp_path / "whole.pdf", pages=3)).missing_pages == ()
 
 
 def test_the_page_that_is_too_large_is_named(tmp_path: Path) -> None:
