@@ -1,4 +1,4 @@
-"""docs/errors.md tells of every reason that a page can have, in the words that a person sees."""
+"""docs/errors.md explains every refusal and every reason of a page, in the words that a person sees."""
 
 from __future__ import annotations
 
@@ -9,16 +9,31 @@ import pytest
 
 from tasks.options import DPI, OPTIONS
 from tasks.page_results import REASONS, PageStatus
+from tasks.pdf.preflight import REFUSALS
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def _rows(section: str, slug: str) -> list[str]:
+    """The rows of docs/errors.md about a slug, in a section."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)^## ", (DOCS / "errors.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [line for line in text.splitlines() if line.startswith(f"| `{slug}` |")]
 
 
 @pytest.mark.parametrize("slug", REASONS)
 def test_each_reason_is_explained(slug: str) -> None:
     """With its slug and its sentence."""
     clause = re.sub(r"\{seconds[^}]*\}", "120", REASONS[slug].clause).replace("{detail}", "…")
-    (row,) = [line for line in (DOCS / "errors.md").read_text().splitlines() if line.startswith(f"| `{slug}` |")]
+    (row,) = _rows("Pages", slug)
     assert f"| Page 3 {clause}" in row
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_each_refusal_is_explained(reason: str) -> None:
+    """With the sentence that a person sees."""
+    sentence = re.sub(r"\{[^}]*\}", "…", REFUSALS[reason][1])
+    (row,) = _rows("Refusals", reason)
+    assert f"| {sentence} |" in row
 
 
 def test_each_status_and_option_is_listed() -> None:
