@@ -4,14 +4,25 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format clean interleavings chaos
 
 # Everything on embedded defaults, with a sample scan to look at; Ctrl-C ends it.
 run: $(STAMP)
 	@$(BIN)/python -m tasks up --sample
 
+# Most of the suite's time is waiting, so more run at once than there are cores.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadgroup
+
+# Every pair of writes from every state, and the threes: some 30 minutes on 2 cores.
+interleavings: $(STAMP)
+	$(BIN)/python -m pytest tests/interleavings --interleavings -n 2 --dist load
+
+# Longer chaos, with seeds of one's own: make chaos SEEDS="11 12" SECONDS=60
+SEEDS ?= 1
+SECONDS ?= 60
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/faults/test_chaos.py $(SEEDS:%=--chaos-seed %) --chaos-seconds $(SECONDS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

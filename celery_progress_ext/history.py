@@ -227,7 +227,9 @@ class HistoryReplay:
         return self._counts[ChunkStatus.COMPLETED] + self._counts[ChunkStatus.FAILED] == self._total
 
     def _apply(self, event: Event) -> None:
-        self.statuses = frozenset({_JOB_STEPS[event.type]})
+        # A chunk that was never sent is sent again before anything of its job was started, too.
+        waits = event.type == EventType.CHUNK_REDISPATCHED and JobStatus.PENDING in self.statuses
+        self.statuses = frozenset({_JOB_STEPS[event.type], *([JobStatus.PENDING] if waits else [])})
         if event.type in _CHUNK_STEPS:
             if event.chunk_index is not None:
                 chunk = self.chunk(event.chunk_index)

@@ -43,7 +43,10 @@ for _name in [name for name in os.environ if name.startswith(("PROGRESS_", "CELE
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What `tests/faults/test_chaos.py` can be asked for."""
+    """What `tests/faults/test_chaos.py` and `tests/interleavings` can be asked for."""
+    parser.addoption(
+        "--interleavings", action="store_true", help="every pair of writes, from every state, and the threes"
+    )
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", action="append", type=int, metavar="SEED", help="replay this seed; may be repeated")
     group.addoption("--chaos-seconds", type=float, metavar="SECONDS", help="how long faults are made")

@@ -1,0 +1,88 @@
+"""Every write against every other, paused at each of its statements: no count bends, nobody deadlocks, nothing is left.
+
+CI runs the pairs that change what is counted, from the states in which they meet. ``make interleavings`` runs every
+pair from every state, and the threes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import sqlalchemy as sa
+
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.migrate import migrate
+from tasks.embedded.servers import PostgresServer
+from tests.interleavings.explorer import Actor, actors, broken_invariants, pauses
+from tests.interleavings.writes import STATES, WRITES
+
+#: State → the writes that may take effect in it.
+_COVERING = {
+    "pending": ("start", "complete_two", "cancel", "take_unsent", "mark_sent"),
+    "running": ("complete", "complete_two", "fail", "resend", "cancel", "start_another"),
+    "failing": ("fail", "complete_two", "cancel"),
+    "merging": ("claim", "finish", "cancel"),
+    "cancelled": ("complete_two", "reopen", "start"),
+}
+_THREES = ("start", "complete", "cancel", "reopen")
+
+
+@pytest.fixture(scope="module")
+def three(postgres_server: PostgresServer) -> Iterator[list[Actor]]:
+    """Three actors on one migrated database."""
+    server, name = postgres_server, "interleavings"
+    admin = sa.create_engine(server.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as conn:
+        conn.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        conn.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0")
+    database = Database(server.database_url(name))
+    migrate(database)
+    database.dispose()
+    with actors(server.database_url(name), 3) as made:
+        yield made
+    with admin.connect() as conn:
+        conn.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _explore(three: list[Actor], state: str, *names: str) -> None:
+    first, *others = three[: len(names)]
+    other_job = first.rows.create(2)
+
+    def new_job() -> str:
+        return STATES[state](first.rows)
+
+    for place, job_id in pauses(first, others, [WRITES[name] for name in names], new_job):
+        schedule = f"from {state}: {names[0]} paused at its step {place}, then {', '.join(names[1:])}"
+        assert broken_invariants(first.rows, job_id) == [], schedule
+    assert broken_invariants(first.rows, other_job) == []
+
+
+def _pairs(all_of_them: bool) -> list[tuple[str, str, str]]:
+    if all_of_them:
+        return list(product(STATES, WRITES, WRITES))
+    return [(state, a, b) for state, names in _COVERING.items() for a, b in product(names, names)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All of them where ``--interleavings`` asks for it."""
+    everything = metafunc.config.getoption("--interleavings")
+    if "pair" in metafunc.fixturenames:
+        pairs = _pairs(everything)
+        metafunc.parametrize("pair", pairs, ids=["-".join(pair) for pair in pairs])
+    if "triple" in metafunc.fixturenames:
+        states = STATES if everything else ("running",)
+        writes = product(_THREES, repeat=3) if everything else [("start_another", "complete", "cancel")]
+        triples = [(state, *names) for state, names in product(states, list(writes))]
+        metafunc.parametrize("triple", triples, ids=["-".join(triple) for triple in triples])
+
+
+def test_two_writes_at_once(three: list[Actor], pair: tuple[str, str, str]) -> None:
+    """The second begins while the first is paused, and both end."""
+    _explore(three, *pair)
+
+
+def test_three_writes_at_once(three: list[Actor], triple: tuple[str, str, str, str]) -> None:
+    """The second and the third begin while the first is paused."""
+    _explore(three, *triple)
