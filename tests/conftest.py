@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,10 @@ _QUIET_CHROMIUM = [
     "--disable-dev-shm-usage",
 ]
 _numbers = count(1)
+
+# Started in the background, as a job of a shell, this process ignores SIGINT, and so would every process of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A developer's own settings must not lead a test to their database.
 for _name in [name for name in os.environ if name.startswith(("PROGRESS_", "CELERY_", "OCR_", "DOCUMENTS_"))]:
