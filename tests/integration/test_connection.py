@@ -332,9 +332,9 @@ import sys, time
 import gevent
 from celery_progress_ext.storage import Database, connection
 from celery_progress_ext.storage.database import execute
-from web import cooperation
+from celery_progress_ext.sse import gevent_support
 
-cooperation.install()
+gevent_support.install()
 database = Database(sys.argv[1])
 database.write(lambda conn: execute(conn, "CREATE TABLE numbers (number INTEGER)"))
 
