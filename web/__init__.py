@@ -12,7 +12,7 @@ from celery_progress_ext.sse.blueprint import progress_events
 from tasks import celery_app
 from tasks.documents import DocumentStore
 from tasks.settings import ServiceSettings
-from web import auth, cooperation, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
+from web import auth, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
 from web.credentials import Credentials, session_secret
 from web.one_time import OneTime
 
@@ -29,7 +29,6 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     settings = settings or ServiceSettings.read()
     progress = progress or celery_app.progress
     logs.configure()
-    cooperation.install()
 
     app = Flask(__name__)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # in the order of the wire contract

@@ -95,14 +95,18 @@ class Broadcaster(Protocol):
         """
 
 
+#: What the names of our channels begin with.
+CHANNEL_PREFIX = "progress:"
+
+
 def job_channel(job_id: str) -> str:
     """Where the snapshots of one job are published."""
-    return f"progress:job:{job_id}"
+    return f"{CHANNEL_PREFIX}job:{job_id}"
 
 
 def matter_channel(matter_id: str) -> str:
     """Where the snapshots of all jobs of one matter are published."""
-    return f"progress:matter:{matter_id}"
+    return f"{CHANNEL_PREFIX}matter:{matter_id}"
 
 
 def event_name(snapshot: JobSnapshot, event: str | None) -> str:

@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from celery_progress_ext.broadcast import (
+    CHANNEL_PREFIX,
     HEARTBEAT,
     KEPT_SECONDS,
     BroadcastLost,
@@ -74,9 +75,7 @@ class RedisBroadcaster:
         # RESP 2 does without a handshake, and its subscriptions answer PING in band.
         self._redis = Redis.from_url(redis_py_url(url), protocol=2, retry=retry, **timeouts)
         # No silent reconnect for readers: what was published meanwhile is missed, and the reader has to know it.
-        self._readers = Redis.from_url(
-            redis_py_url(url), protocol=2, retry=Retry(NoBackoff(), 0, supported_errors=()), **timeouts
-        )
+        self._readers = reading_client(self._redis)
         self._publish = self._redis.register_script(_PUBLISH_LUA)
         self._paused_until = 0.0
 
@@ -129,6 +128,11 @@ class RedisBroadcaster:
         return RedisSubscription(self._readers)
 
     @property
+    def client(self) -> Redis:
+        """The client that publishes."""
+        return self._redis
+
+    @property
     def _paused(self) -> bool:
         return time.monotonic() < self._paused_until
 
@@ -165,8 +169,9 @@ class RedisSubscription:
     """
 
     def __init__(self, client: Redis) -> None:
+        """:param client: one that does not reconnect by itself, see :func:`reading_client`."""
         self._pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]
-        self._received: deque[tuple[str, Message]] = deque()
+        self._received: deque[tuple[str, Any]] = deque()
         self._acknowledged: dict[str, threading.Event] = {}
         # Concurrent SUBSCRIBEs on one PubSub lose channels.
         self._sending = threading.Lock()
@@ -210,8 +215,8 @@ class RedisSubscription:
             with self._connection():
                 self._pubsub.unsubscribe(channel)
 
-    def get(self, timeout: float) -> tuple[str, Message] | None:
-        """See ``Subscription.get``."""
+    def get(self, timeout: float) -> tuple[str, Any] | None:
+        """See ``Subscription.get``; what comes on channels that are not ours is bytes."""
         deadline = time.monotonic() + timeout
         while True:
             self._check()
@@ -257,7 +262,8 @@ class RedisSubscription:
             if acknowledged := self._acknowledged.get(channel):
                 acknowledged.set()
         elif received["type"] == "message":
-            message = decode(received["data"])
+            ours = channel.startswith(CHANNEL_PREFIX)
+            message = decode(received["data"]) if ours else received["data"]
             if message is None:
                 logger.warning("message_ignored", channel=channel, reason="not a snapshot")
             else:
@@ -292,6 +298,25 @@ class RedisSubscription:
         except (*_UNREACHABLE, ValueError) as error:
             self._closed = True
             raise BroadcastLost(f"{type(error).__name__}: {error}") from error
+
+
+def reading_client(client: Redis) -> Redis:
+    """A client for subscriptions to the server of ``client``.
+
+    No silent reconnect: what was published meanwhile is missed, and the reader has to know it. RESP 2 answers PING in
+    band.
+    """
+    pool = client.connection_pool
+    options = {
+        # redis-py's own of RESP 3, which it refuses beside RESP 2.
+        **{name: value for name, value in pool.connection_kwargs.items() if not name.startswith(("maint_", "oss_"))},
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0, supported_errors=()),
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "decode_responses": False,
+    }
+    return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 def redis_py_url(url: str) -> str:

@@ -1,30 +1,27 @@
-"""One subscription for all readers of a process: messages fan out to mailboxes that keep the newest of each job.
+"""One subscription for all readers of a process: each message is encoded once and offered to the clients of its topic.
 
 .. code-block:: python
 
     hub = Hub(broadcaster)
-    with hub.connect([job_channel(job_id)]) as mailbox:   # subscribed, and the server has said so
-        ...                                               # read the current snapshot, send it,
-        mailbox.mark(job_id, version)                     # and say what was sent
-        item = mailbox.get(timeout=15)                    # a Frame, a Notice, or None
+    mailbox = Mailbox()
+    with hub.follow(mailbox, job_channel(job_id), make_topic):   # subscribed, current, and the first frames are there
+        frame = mailbox.get(timeout=15)                          # a Frame, CLOSED, or None
 
-Nothing falls between the snapshot and the messages, since the snapshot is read after the subscription stands; and
-nothing is sent twice or backwards, since a mailbox lets only newer versions through.
+A topic is what is published on one channel. It knows the newest version of each of its jobs, so a client that joins
+gets what is current without a read of its own, and nothing is sent twice or backwards. Nothing falls between, since a
+topic is read after its subscription stands.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum
-from functools import cached_property
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Protocol, TypeVar
 
-from celery_progress_ext.broadcast import HEARTBEAT, Broadcaster, BroadcastLost, Message, Subscription, compact_json
-from celery_progress_ext.jobs import EVENT_NAMES, JobStatus
+from celery_progress_ext.broadcast import BroadcastLost, Subscription
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import wire
 
@@ -39,247 +36,312 @@ START_SECONDS = 2.0
 _TURN_SECONDS = 0.5
 
 
-class Frame(NamedTuple):
-    """A snapshot ready to send. ``terminal``: the job is over."""
+class Frame:
+    """An event ready to send, in the two forms in which sockets take it, each made once however many clients there are.
 
-    job_id: str
-    version: int
-    terminal: bool
-    wire: bytes
+    :param key: a waiting frame gives way to a later one with the same key: its job's id.
+    :param last: whether it is the last event of a stream that ends with its job.
+    :param sign: a sign of life, which no waiting frame gives way to.
+    :param fields: an ordinary channel's event as it was published.
+    """
+
+    __slots__ = ("_chunk", "fields", "key", "last", "sign", "wire")
+
+    def __init__(
+        self,
+        key: object,
+        encoded: bytes,
+        *,
+        last: bool = False,
+        sign: bool = False,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.key = key
+        self.wire = encoded
+        self.last = last
+        self.sign = sign
+        self.fields = fields
+        self._chunk: bytes | None = None
+
+    @property
+    def chunk(self) -> bytes:
+        """The event as a chunk of an HTTP/1.1 body."""
+        if self._chunk is None:
+            self._chunk = wire.chunk(self.wire)
+        return self._chunk
 
 
-class Notice(Enum):
-    """What a mailbox holds beside frames."""
+class Client(Protocol):
+    """Whoever is sent frames. Offering never blocks: a client that is slow skips, or is given up."""
 
-    #: The reader's connection broke or is back, so messages may be missing: read the current snapshot again.
-    RESYNC = "resync"
-    #: The hub was closed: end the stream, the client will reconnect elsewhere.
+    def offer(self, frame: Frame) -> None:
+        """Take a frame; called with the topic's lock held."""
+
+    def close(self) -> None:
+        """The hub is closed: the client will reconnect elsewhere."""
+
+
+class Closed(Enum):
+    """What a mailbox holds at its end."""
+
     CLOSED = "closed"
 
 
-class Published:
-    """One snapshot in the forms in which clients may get it, each encoded once however many there are.
-
-    :raises KeyError, ValueError: when ``payload`` is no snapshot.
-    """
-
-    def __init__(self, payload: Mapping[str, Any], *, event: str | None = None) -> None:
-        status = JobStatus(payload["status"])
-        self.job_id = str(payload["job_id"])
-        self.version = int(payload["version"])
-        self.terminal = status.terminal
-        self._event = event or EVENT_NAMES[status]
-        self._payload = payload
-
-    @classmethod
-    def of(cls, message: Message) -> Published:
-        """A message; the mailbox recognises a heartbeat without change, since it knows what its client has."""
-        return cls(message.payload, event=None if message.version is None else message.event)
-
-    @cached_property
-    def body(self) -> bytes:
-        """The snapshot as JSON."""
-        return compact_json(self._payload)
-
-    @cached_property
-    def numbered(self) -> Frame:
-        """A durable event, with its version as ``id:``."""
-        return self._frame(wire.encode(self.body, event=self._event, id=self.version))
-
-    @cached_property
-    def unnumbered(self) -> Frame:
-        """The same without ``id:``, for streams of many jobs."""
-        return self._frame(wire.encode(self.body, event=self._event))
-
-    @cached_property
-    def heartbeat(self) -> Frame:
-        """A sign of life for who has this version already."""
-        return self._frame(wire.encode(self.body, event=HEARTBEAT))
-
-    def _frame(self, encoded: bytes) -> Frame:
-        return Frame(self.job_id, self.version, self.terminal, encoded)
+CLOSED = Closed.CLOSED
 
 
 class Mailbox:
-    """What waits for one client: the newest frame of each job, so that a slow client skips and never piles up.
+    """What waits for a client that comes for it: the newest frame of each key, oldest first.
 
-    Versions only grow. A terminal frame gives way to nothing but a newer version, which is a run that was retried.
+    :param limit: frames of different keys that may wait; a client that is further behind is given up.
     """
 
-    def __init__(self, hub: Hub, channels: Iterable[str], *, numbered: bool) -> None:
-        self.channels = tuple(dict.fromkeys(channels))
-        self._hub = hub
-        self._numbered = numbered
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
         self._changed = threading.Condition(threading.Lock())
-        self._waiting: dict[str, Frame] = {}
-        self._marked: dict[str, int] = {}
-        self._resync = False
+        self._waiting: dict[object, Frame] = {}
         self._closed = False
 
-    def get(self, timeout: float) -> Frame | Notice | None:
-        """What came first, or None after ``timeout`` seconds. Notices go before frames."""
+    def get(self, timeout: float) -> Frame | Closed | None:
+        """What came first, or None after ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._resync or self._closed, timeout)
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
             if self._closed:
-                return Notice.CLOSED
-            if self._resync:
-                self._resync = False
-                return Notice.RESYNC
-            if not self._waiting:
-                return None
-            frame = self._waiting.pop(next(iter(self._waiting)))
-            self._marked[frame.job_id] = frame.version
-            return frame
+                return CLOSED
+            return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
 
-    def mark(self, job_id: str, version: int) -> None:
-        """The client has this version: neither it nor an older one is to follow."""
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more comes."""
+        return self._closed
+
+    def take_all(self) -> list[Frame]:
+        """Everything that waits."""
         with self._changed:
-            self._mark(job_id, version)
+            frames, self._waiting = [*self._waiting.values()], {}
+            return frames
 
-    def take(self, published: Published) -> Frame | None:
-        """A snapshot that the caller read by itself, as a frame to send; None when the client has it already."""
+    def offer(self, frame: Frame) -> None:
+        """See ``Client.offer``."""
         with self._changed:
-            if published.version <= self.marked(published.job_id):
-                return None
-            self._mark(published.job_id, published.version)
-            return self._durable(published)
+            if not (frame.sign and frame.key in self._waiting):
+                self._waiting[frame.key] = frame
+            self._closed |= len(self._waiting) > self._limit
+            self._changed.notify()
 
-    def marked(self, job_id: str) -> int:
-        """The newest version that the client has; -1 when it has none."""
-        return self._marked.get(job_id, -1)
+    def close(self) -> None:
+        """See ``Client.close``."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
-    def offer(self, published: Published, *, unchanged: bool = False) -> None:
-        """Let in what is newer than what the client has or waits for.
 
-        :param unchanged: a sign of life: also when it is not newer. A client without that version gets it as news, so
-            that the sign heals the loss of the event.
+class Topic:
+    """What is published on one channel, and the clients that follow it; the kinds are in ``streams``."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        #: Guards the clients and what they were sent. Never held over a read.
+        self.lock = threading.Lock()
+        self.clients: dict[Client, None] = {}
+        #: When something was sent last, and when what is current was last read (``time.monotonic()``).
+        self.said_at = self.looked_at = time.monotonic()
+        #: Clients that have come and not gone; guarded by the hub.
+        self.followers = 0
+        self.acknowledged = False
+
+    def receive(self, message: Any) -> None:
+        """A message of the channel.
+
+        :raises KeyError, ValueError: when it is nothing that belongs here.
         """
-        with self._changed:
-            marked, waiting = self.marked(published.job_id), self._waiting.get(published.job_id)
-            newest = max(marked, waiting.version if waiting else -1)
-            if published.version < newest or (published.version == newest and not unchanged):
-                return
-            self._waiting[published.job_id] = (
-                self._durable(published) if published.version > marked else published.heartbeat
-            )
-            self._changed.notify()
+        raise NotImplementedError
 
-    def begin(self) -> None:
-        """The client has read nothing yet, so there is nothing to read again."""
-        with self._changed:
-            self._resync = False
+    def look(self, *, alive: bool = False) -> None:
+        """Read what is current, and send what was missed.
 
-    def notify(self, notice: Notice) -> None:
-        """Wake the client with a notice."""
-        with self._changed:
-            self._resync |= notice is Notice.RESYNC
-            self._closed |= notice is Notice.CLOSED
-            self._changed.notify()
+        :param alive: also send a sign of life where nothing was, since nobody else does.
+        """
 
-    def __enter__(self) -> Self:
-        return self
+    def admit(self, client: Client, last_id: int | None) -> None:
+        """Offer a new client what it begins with; called with the lock held."""
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._hub.release(self)
+    def join(self, client: Client, last_id: int | None = None) -> None:
+        """Offer a client what is current, and from now on everything.
 
-    def _mark(self, job_id: str, version: int) -> None:
-        self._marked[job_id] = max(version, self.marked(job_id))
-        waiting = self._waiting.get(job_id)
-        if waiting is not None and waiting.version <= version:
-            del self._waiting[job_id]
+        :param last_id: the id of the last event that the client has, by its own word.
+        """
+        self.look()
+        with self.lock:
+            self.admit(client, last_id)
+            self.clients[client] = None
 
-    def _durable(self, published: Published) -> Frame:
-        return published.numbered if self._numbered else published.unnumbered
+    def close(self) -> None:
+        """End the streams of all clients."""
+        with self.lock:
+            clients = [*self.clients]
+        for client in clients:
+            client.close()
+
+    def replace(self, mailbox: Mailbox, client: Client) -> None:
+        """Let ``client`` go on where ``mailbox`` is, with what waits in it."""
+        with self.lock:
+            if mailbox in self.clients:
+                del self.clients[mailbox]
+                self.clients[client] = None
+            for frame in mailbox.take_all():
+                client.offer(frame)
+
+    def send(self, frame: Frame) -> None:
+        """Offer a frame to every client; called with the lock held."""
+        self.said_at = time.monotonic()
+        # A client may leave while it is offered something: its connection broke.
+        for client in [*self.clients]:
+            client.offer(frame)
+
+
+TopicT = TypeVar("TopicT", bound=Topic)
+
+
+class Source(Protocol):
+    """Where subscriptions come from: a broadcaster, or a Redis of ordinary channels."""
+
+    def subscribe(self) -> Subscription:
+        """Open a subscription without channels.
+
+        :raises BroadcastLost: when the server cannot be reached.
+        """
 
 
 class Hub:
-    """The one reader of a process and the mailboxes it fills. Nothing runs before the first client connects.
+    """The one reader of a process and its topics. Nothing runs before the first client comes.
 
-    Make it in the process that uses it: a thread does not survive a fork. With gevent's monkey patching the thread is
-    a greenlet.
+    Make it in the process that uses it: a thread does not survive a fork. With gevent's monkey patching the threads are
+    greenlets.
+
+    :param keepalive_seconds: a topic on which nothing came for so long is read: a broadcast may have been lost.
+    :param poll_seconds: how often topics are read while nothing is broadcast.
+    :param broadcasts: whether other processes' messages come at all; without them topics are always polled.
     """
 
-    def __init__(self, broadcaster: Broadcaster) -> None:
-        self._broadcaster = broadcaster
-        # Guards the mailboxes; held for moments only.
+    def __init__(
+        self,
+        source: Source,
+        *,
+        keepalive_seconds: float = 15.0,
+        poll_seconds: float = 2.0,
+        broadcasts: bool = True,
+    ) -> None:
+        self._source = source
+        self._keepalive_seconds = keepalive_seconds
+        self._poll_seconds = poll_seconds
+        self._broadcasts = broadcasts
+        # Guards the topics; held for moments only.
         self._lock = threading.Lock()
-        # Guards what the server is asked for, in the order of the mailboxes' coming and going; held over the network.
+        # Guards what the server is asked for, in the order of the topics' coming and going; held over the network.
         self._subscribing = threading.Lock()
-        self._mailboxes: dict[str, set[Mailbox]] = {}
+        self._topics: dict[str, Topic] = {}
         self._subscription: Subscription | None = None
-        self._acknowledged: set[str] = set()
         self._attempted = threading.Event()
         self._closing = threading.Event()
-        self._reader: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._changed_at = time.monotonic()
 
     @property
     def connected(self) -> bool:
-        """Whether messages arrive. While they do not, clients must look for themselves."""
+        """Whether messages arrive. While they do not, topics are polled."""
         return self._subscription is not None
-
-    @property
-    def changed_at(self) -> float:
-        """When the connection last broke or came back (``time.monotonic()``); a snapshot read later is current."""
-        return self._changed_at
 
     @property
     def clients(self) -> Mapping[str, int]:
         """Clients per channel; a channel without any is unsubscribed and not listed."""
         with self._lock:
-            return {channel: len(mailboxes) for channel, mailboxes in self._mailboxes.items()}
+            return {channel: topic.followers for channel, topic in self._topics.items()}
 
-    def connect(self, channels: Iterable[str], *, numbered: bool = True) -> Mailbox:
-        """A mailbox for what is published on ``channels`` from now on; leave its ``with`` to give it back.
+    def topic(self, channel: str) -> Topic | None:
+        """The topic of a channel that somebody follows now."""
+        with self._lock:
+            return self._topics.get(channel)
 
-        When the broadcaster cannot be reached the mailbox stays empty until it can, and then holds a RESYNC.
+    @contextmanager
+    def follow(
+        self, client: Client, channel: str, make: Callable[[str], TopicT], *, last_id: int | None = None
+    ) -> Iterator[TopicT]:
+        """Offer ``client`` what is current on ``channel``, and what comes, to the end of the block.
 
-        :param numbered: whether frames carry their version as ``id:``.
+        :param make: makes the topic, where nobody follows the channel yet.
+        :param last_id: see ``Topic.join``.
         """
-        mailbox = Mailbox(self, channels, numbered=numbered)
-        with self._lock:
-            for channel in mailbox.channels:
-                self._mailboxes.setdefault(channel, set()).add(mailbox)
-            if self._closing.is_set():
-                mailbox.notify(Notice.CLOSED)
-                return mailbox
-            if self._reader is None or not self._reader.is_alive():
-                self._reader = threading.Thread(target=self._read, name="sse-hub", daemon=True)
-                self._reader.start()
+        topic = self.enter(client, channel, make, last_id=last_id)
         try:
-            self._attempted.wait(START_SECONDS)
-            self._subscribe(mailbox.channels)
-        except BaseException:
-            # Also a greenlet that is killed here: nobody would give the mailbox back.
-            self.release(mailbox)
-            raise
-        mailbox.begin()
-        return mailbox
+            yield topic
+        finally:
+            self.leave(client, topic)
 
-    def release(self, mailbox: Mailbox) -> None:
-        """Forget a mailbox, and unsubscribe from what nobody else listens to. May be called again."""
+    def enter(
+        self, client: Client, channel: str, make: Callable[[str], TopicT], *, last_id: int | None = None
+    ) -> TopicT:
+        """As :meth:`follow`, for a client that outlives the caller; :meth:`leave` has to follow."""
         with self._lock:
-            for channel in mailbox.channels:
-                mailboxes = self._mailboxes.get(channel, set())
-                mailboxes.discard(mailbox)
-                if not mailboxes:
-                    self._mailboxes.pop(channel, None)
-        self._unsubscribe(mailbox.channels)
+            topic = self._topics.setdefault(channel, make(channel))
+            topic.followers += 1
+            if not self._closing.is_set():
+                self._start()
+        try:
+            if self._closing.is_set():
+                client.close()
+            else:
+                self._attempted.wait(START_SECONDS)
+                self._subscribe(topic)
+                topic.join(client, last_id)
+        except BaseException:
+            # Also a greenlet that is killed here.
+            self.leave(client, topic)
+            raise
+        if self._closing.is_set():
+            client.close()
+        return topic  # type: ignore[return-value]  # a channel has one kind of topic
+
+    def leave(self, client: Client, topic: Topic) -> None:
+        """Forget a client, and unsubscribe from what nobody else follows."""
+        with topic.lock:
+            topic.clients.pop(client, None)
+        with self._lock:
+            topic.followers -= 1
+        self._forget(topic)
+
+    def left(self, topic: Topic) -> None:
+        """As :meth:`leave`, where the topic has forgotten the client already and the caller must not wait."""
+        with self._lock:
+            topic.followers -= 1
+        self._wake.set()
 
     def close(self) -> None:
-        """End all streams and the reader. Later clients are closed at once."""
+        """End all streams and the reader. Who comes later is told at once that it is closed. May be called again."""
         self._closing.set()
-        self._notify_all(Notice.CLOSED)
-        if self._reader is not None and self._reader is not threading.current_thread():
-            self._reader.join(2 * _TURN_SECONDS)
+        self._wake.set()
+        with self._lock:
+            topics = [*self._topics.values()]
+        for topic in topics:
+            topic.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(2 * _TURN_SECONDS)
+
+    def _start(self) -> None:
+        for index, work in enumerate((self._read, self._look)):
+            if len(self._threads) <= index:
+                self._threads.append(threading.Thread(target=work, name=f"sse-hub{work.__name__}", daemon=True))
+                self._threads[index].start()
+
+    # The reader
 
     def _read(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not self._closing.is_set():
             try:
-                with self._broadcaster.subscribe() as subscription:
+                with self._source.subscribe() as subscription:
                     self._adopt(subscription)
                     pause = FIRST_PAUSE_SECONDS
                     while not self._closing.is_set():
@@ -297,55 +359,84 @@ class Hub:
     def _adopt(self, subscription: Subscription) -> None:
         with self._subscribing:
             with self._lock:
-                channels = list(self._mailboxes)
-            for channel in channels:
-                subscription.add(channel)
-            self._acknowledged = set(channels)
+                topics = [*self._topics.values()]
+            for topic in topics:
+                subscription.add(topic.channel)
+                topic.acknowledged = True
             self._subscription = subscription
-        self._changed_at = time.monotonic()
-        self._notify_all(Notice.RESYNC)
-        self._attempted.set()
-        logger.info("sse_reader_connected", channels=len(channels))
+        self._changed()
+        logger.info("sse_reader_connected", channels=len(topics))
 
     def _abandon(self) -> None:
         if self._subscription is not None:
             self._subscription = None
-            self._changed_at = time.monotonic()
-            self._notify_all(Notice.RESYNC)
+            with self._lock:
+                for topic in self._topics.values():
+                    topic.acknowledged = False
+        self._changed()
+
+    def _changed(self) -> None:
+        """Messages may be missing: every topic is read again."""
+        self._changed_at = time.monotonic()
         self._attempted.set()
+        self._wake.set()
 
-    def _subscribe(self, channels: Iterable[str]) -> None:
-        # A connection that turns out broken is the reader's to mend; it then subscribes to everything again.
-        with self._subscribing, suppress(BroadcastLost):
-            for channel in channels:
-                if self._subscription is not None and channel not in self._acknowledged:
-                    self._subscription.add(channel)
-                    self._acknowledged.add(channel)
-
-    def _unsubscribe(self, channels: Iterable[str]) -> None:
-        with self._subscribing, suppress(BroadcastLost):
-            for channel in channels:
-                with self._lock:
-                    wanted = channel in self._mailboxes
-                if self._subscription is not None and not wanted and channel in self._acknowledged:
-                    self._acknowledged.discard(channel)
-                    self._subscription.remove(channel)
-
-    def _deliver(self, channel: str, message: Message) -> None:
+    def _deliver(self, channel: str, message: Any) -> None:
         with self._lock:
-            mailboxes = list(self._mailboxes.get(channel, ()))
-        if not mailboxes:
+            topic = self._topics.get(channel)
+        if topic is None:
             return
         try:
-            published = Published.of(message)
-        except (KeyError, ValueError) as error:
-            logger.warning("message_ignored", channel=channel, reason=f"not a snapshot: {error!r}")
-            return
-        for mailbox in mailboxes:
-            mailbox.offer(published, unchanged=message.version is None)
+            topic.receive(message)
+        except (KeyError, ValueError, TypeError) as error:
+            logger.warning("message_ignored", channel=channel, reason=f"not of this channel: {error!r}")
 
-    def _notify_all(self, notice: Notice) -> None:
-        with self._lock:
-            mailboxes = {mailbox for mailboxes in self._mailboxes.values() for mailbox in mailboxes}
-        for mailbox in mailboxes:
-            mailbox.notify(notice)
+    def _subscribe(self, topic: Topic) -> None:
+        if topic.acknowledged:
+            return
+        # A connection that turns out broken is the reader's to mend; it then subscribes to everything again.
+        with self._subscribing, suppress(BroadcastLost):
+            if self._subscription is not None and not topic.acknowledged:
+                self._subscription.add(topic.channel)
+                topic.acknowledged = True
+
+    def _forget(self, topic: Topic) -> None:
+        with self._subscribing, suppress(BroadcastLost):
+            with self._lock:
+                if topic.followers or self._topics.get(topic.channel) is not topic:
+                    return
+                del self._topics[topic.channel]
+            if self._subscription is not None and topic.acknowledged:
+                topic.acknowledged = False
+                self._subscription.remove(topic.channel)
+
+    # Who looks for what was missed
+
+    def _look(self) -> None:
+        turn = max(min(self._poll_seconds, self._keepalive_seconds, 2.0) / 4, 0.02)
+        while not self._closing.is_set():
+            self._wake.wait(turn)
+            self._wake.clear()
+            with self._lock:
+                topics = [*self._topics.values()]
+            for topic in topics:
+                if self._closing.is_set():
+                    return
+                try:
+                    self._look_at(topic)
+                except Exception as error:
+                    # The other topics are looked at all the same, and this one again.
+                    logger.warning("sse_look_failed", channel=topic.channel, error=type(error).__name__)
+
+    def _look_at(self, topic: Topic) -> None:
+        if not topic.followers:
+            self._forget(topic)
+            return
+        now = time.monotonic()
+        polling = not (self._broadcasts and self.connected)
+        if topic.looked_at < self._changed_at:
+            topic.look()
+        elif polling and now - topic.looked_at >= self._poll_seconds:
+            topic.look(alive=True)
+        elif now - max(topic.said_at, topic.looked_at) >= self._keepalive_seconds:
+            topic.look()

@@ -1,25 +1,41 @@
-"""The current snapshot of a job, read once for all streams that ask for it at the same time."""
+"""Current snapshots for the streams: read once for all that ask at the same time, and never waited for long."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from celery_progress_ext.broadcast import Broadcaster
-from celery_progress_ext.exceptions import DatabaseError
+from celery_progress_ext.exceptions import DatabaseAway, DatabaseError
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.sse.hub import Published
+from celery_progress_ext.sse.published import Published
 
 logger = get_logger(__name__)
 
-#: Jobs whose last reading is remembered.
+T = TypeVar("T")
+
+#: Jobs and matters whose last read is remembered.
 _REMEMBERED = 1024
-#: Open jobs that a matter's stream begins with.
+#: Open jobs that a matter's stream begins with, and ended ones that a reconnect brings at most.
 OPEN_JOBS_LIMIT = 500
+ENDED_JOBS_LIMIT = 1000
+#: A cursor is a time at which a snapshot was read; what was committed around it may have been sent later. Seconds.
+CURSOR_MARGIN_SECONDS = 120.0
+#: How long a stream waits for the database before it goes on with the kept snapshot. Seconds.
+PATIENCE_SECONDS = 0.5
+#: Reads of one job at once, when many ask one after another, and the pause between further ones. Seconds.
+_BURST = 3
+_PAUSE_SECONDS = 0.1
+#: Reads that may go on in the background because nobody waited for their end.
+_LATE_READS = 8
+
+
+class DatabaseLate(DatabaseAway):
+    """The database did not answer soon enough; the kept snapshots serve meanwhile."""
 
 
 class Jobs(Protocol):
@@ -34,69 +50,159 @@ class Jobs(Protocol):
         """Snapshots of a matter's jobs, newest first."""
 
 
-class _Reading:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.begun_at = float("-inf")
-        self.published: Published | None = None
-
-
-class CurrentSnapshots:
-    """Reads snapshots for streams: when the broadcaster breaks, all of them ask for the same few at once."""
+class SnapshotReader:
+    """Reads snapshots for streams: a thousand readers that connect at once ask for the same few."""
 
     def __init__(self, jobs: Jobs, broadcaster: Broadcaster) -> None:
         self._jobs = jobs
         self._broadcaster = broadcaster
-        self._lock = threading.Lock()
-        self._readings: OrderedDict[str, _Reading] = OrderedDict()
+        self._patient = _PatientReads()
+        self._of_job: _Shared[Published | None] = _Shared()
+        self._of_matter: _Shared[list[Published]] = _Shared()
+        self._ended: _Shared[list[Published]] = _Shared()
 
-    def of_job(self, job_id: str, *, since: float) -> Published | None:
-        """The database row, no older than ``since`` (``time.monotonic()``); the kept one while rows cannot be read.
-
-        None when there is neither.
+    def of_job(self, job_id: str) -> Published | None:
+        """The newer of row and kept snapshot; the kept one while rows cannot be read, None when there is neither.
 
         :raises JobNotFound: when there is no such job.
         """
-        reading = self._reading(job_id)
-        with reading.lock:
-            if reading.begun_at < since:
-                begun_at = time.monotonic()
-                reading.published = self._read(job_id)
-                reading.begun_at = begun_at
-            return reading.published
-
-    def after(self, row: JobSnapshot) -> Published:
-        """The newer of the kept snapshot and ``row``, which the caller has just read.
-
-        Called once the subscription stands, so that what was published before is in the one or in the other.
-        """
-        kept = self._broadcaster.kept(row.job_id)
-        if kept is not None and kept.version is not None and kept.version >= row.version:
-            return Published.of(kept)
-        # Redis does not know what the database knew: it lost it, or missed more than that.
-        return self.of_job(row.job_id, since=time.monotonic()) or Published(row.to_dict())
+        return self._of_job.get(job_id, lambda: self._read_job(job_id))
 
     def of_matter(self, matter_id: str) -> list[Published]:
         """The open jobs of a matter, oldest first; none while rows cannot be read."""
+        return self._of_matter.get(matter_id, lambda: self._read_matter(matter_id))
+
+    def ended_since(self, matter_id: str, cursor: int) -> list[Published]:
+        """The jobs of a matter that ended since a cursor, and some from shortly before it, oldest first."""
+        # Readers that were cut off together come back together: their cursors are rounded to be one question.
+        since = cursor / 1000 - CURSOR_MARGIN_SECONDS
+        since -= since % 60
+        return self._ended.get(f"{since:.0f} {matter_id}", lambda: self._read_ended(matter_id, since))
+
+    def _read_job(self, job_id: str) -> Published | None:
+        # Kept first: a version that is committed later is also published later, and the topic hears it.
+        message = self._broadcaster.kept(job_id)
+        kept = None if message is None else Published.of(message)
         try:
-            rows = self._jobs.list(matter_id, limit=OPEN_JOBS_LIMIT, active_only=True)
+            row = self._patient.read(lambda: self._jobs.snapshot(job_id), wait_long=kept is None)
+        except DatabaseError as error:
+            logger.warning("snapshot_unreadable", job_id=job_id, error=type(error).__name__)
+            return kept
+        # Redis may have lost what the database knows, or missed its broadcast.
+        return kept if kept is not None and kept.version >= row.version else Published(row.to_dict())
+
+    def _read_matter(self, matter_id: str) -> list[Published]:
+        rows = self._list(matter_id, limit=OPEN_JOBS_LIMIT, active_only=True)
+        return [Published(row.to_dict()) for row in reversed(rows)]
+
+    def _read_ended(self, matter_id: str, since: float) -> list[Published]:
+        rows = self._list(matter_id, limit=ENDED_JOBS_LIMIT, active_only=False)
+        ended = [row for row in rows if row.finished_at is not None and row.finished_at >= since]
+        return [Published(row.to_dict()) for row in reversed(ended)]
+
+    def _list(self, matter_id: str, *, limit: int, active_only: bool) -> Sequence[JobSnapshot]:
+        try:
+            return self._patient.read(lambda: self._jobs.list(matter_id, limit=limit, active_only=active_only))
         except DatabaseError as error:
             logger.warning("snapshots_unreadable", matter_id=matter_id, error=type(error).__name__)
             return []
-        return [Published(row.to_dict()) for row in reversed(rows)]
 
-    def _read(self, job_id: str) -> Published | None:
-        try:
-            return Published(self._jobs.snapshot(job_id).to_dict())
-        except DatabaseError as error:
-            logger.warning("snapshot_unreadable", job_id=job_id, error=type(error).__name__)
-        kept = self._broadcaster.kept(job_id)
-        return None if kept is None else Published.of(kept)
 
-    def _reading(self, job_id: str) -> _Reading:
+class _Read(Generic[T]):
+    """The last read of one key, and the line before the next one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.begun_at = float("-inf")
+        self.allowance = float(_BURST)
+        self.found: T
+
+
+class _Shared(Generic[T]):
+    """Reads that were begun after all who wait for them came. One at a time for each key, and not too many a second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads: OrderedDict[str, _Read[T]] = OrderedDict()
+
+    def get(self, key: str, read: Callable[[], T]) -> T:
+        came_at = time.monotonic()
+        last = self._of(key)
+        with last.lock:
+            if last.begun_at < came_at:
+                self._pace(last)
+                begun_at = time.monotonic()
+                last.found = read()
+                last.begun_at = begun_at
+            return last.found
+
+    def _pace(self, last: _Read[T]) -> None:
+        gained = (time.monotonic() - last.begun_at) / _PAUSE_SECONDS
+        last.allowance = min(last.allowance + gained, _BURST) - 1
+        if last.allowance < 0:
+            # Whoever comes meanwhile waits for the same read.
+            time.sleep(-last.allowance * _PAUSE_SECONDS)
+            last.allowance = 0.0
+
+    def _of(self, key: str) -> _Read[T]:
         with self._lock:
-            reading = self._readings.setdefault(job_id, _Reading())
-            self._readings.move_to_end(job_id)
-            if len(self._readings) > _REMEMBERED:
-                self._readings.popitem(last=False)
-            return reading
+            read = self._reads.setdefault(key, _Read())
+            self._reads.move_to_end(key)
+            if len(self._reads) > _REMEMBERED:
+                self._reads.popitem(last=False)
+            return read
+
+
+class _Work(Generic[T]):
+    """A read that somebody waits for, or no more."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self.done = threading.Event()
+        self.given_up = False
+        self.error: BaseException | None = None
+        self.found: T
+
+    def run(self) -> None:
+        try:
+            self.found = self._read()
+        except BaseException as error:
+            self.error = error
+
+
+class _PatientReads:
+    """Reads of a database that may hang: in threads of their own, so that nobody has to wait for their end."""
+
+    def __init__(self) -> None:
+        self._running = threading.BoundedSemaphore(_LATE_READS)
+        self._lock = threading.Lock()
+        self._late = 0
+
+    def read(self, read: Callable[[], T], *, wait_long: bool = False) -> T:
+        """What ``read`` returns or raises.
+
+        :param wait_long: there is nothing to go on with, so wait for as long as it takes.
+        :raises DatabaseLate: when it takes too long, or others before it have and still do.
+        """
+        if wait_long:
+            return read()
+        if self._late or not self._running.acquire(blocking=False):
+            raise DatabaseLate("The database is slow.")
+        work = _Work(read)
+        threading.Thread(target=self._run, args=(work,), name="sse-read", daemon=True).start()
+        if not work.done.wait(PATIENCE_SECONDS):
+            with self._lock:
+                if not work.done.is_set():
+                    work.given_up = True
+                    self._late += 1
+                    raise DatabaseLate(f"The database has not answered within {PATIENCE_SECONDS:g} s.")
+        if work.error is not None:
+            raise work.error
+        return work.found
+
+    def _run(self, work: _Work[Any]) -> None:
+        work.run()
+        self._running.release()
+        with self._lock:
+            work.done.set()
+            self._late -= work.given_up

@@ -1,18 +1,20 @@
-"""What one client is sent, from the first byte to the end of its stream."""
+"""What the clients of a job, a matter or an ordinary channel are sent, from the first byte to the end."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
 
-from celery_progress_ext.broadcast import job_channel, matter_channel
+from celery_progress_ext.broadcast import Message
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.sse import wire
-from celery_progress_ext.sse.hub import Frame, Hub, Mailbox, Notice, Published
-from celery_progress_ext.sse.snapshot_reader import CurrentSnapshots
+from celery_progress_ext.sse.hub import CLOSED, Client, Frame, Mailbox, Topic
+from celery_progress_ext.sse.published import Published
+from celery_progress_ext.sse.snapshot_reader import SnapshotReader
 
 #: Milliseconds after which a browser reconnects: a lost stream, and one that was refused for want of room.
 RETRY_MS = 2_000
@@ -28,123 +30,180 @@ SHED = wire.encode(retry=SHED_RETRY_MS)
 _KEEPALIVE, _KEEPALIVE_REST = b":\n", b"\n"
 _BETWEEN_SECONDS = 0.1
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often a stream says something, and looks for itself where nothing is broadcast. Seconds."""
-
-    keepalive_seconds: float = 15.0
-    poll_seconds: float = 2.0
+#: Versions of ended jobs that a matter's topic remembers, so that a late message does not go back behind the end.
+_REMEMBERED_ENDS = 1000
 
 
-def job_stream(
-    hub: Hub, current: CurrentSnapshots, pace: Pace, row: JobSnapshot, last_id: int | None, *, broadcasts: bool
-) -> Iterator[bytes]:
-    """A job's stream, to its terminal event.
+class JobTopic(Topic):
+    """One job: its newest snapshot, as events that carry the version as ``id:``."""
 
-    :param row: the job as just read; its reader is allowed to.
-    :param last_id: the version that the client has, by its own word.
-    :param broadcasts: whether other processes' snapshots reach the hub at all.
-    """
-    yield OPENING
+    def __init__(self, channel: str, reader: SnapshotReader, job_id: str) -> None:
+        super().__init__(channel)
+        self._reader = reader
+        self._job_id = job_id
+        self.newest: Published | None = None
 
-    def look(since: float) -> list[Published]:
-        found = current.of_job(row.job_id, since=since)
-        return [] if found is None else [found]
+    def receive(self, message: Message) -> None:
+        """See ``Topic.receive``."""
+        self.accept(Published.of(message), unchanged=message.version is None)
 
-    # JobNotFound: retention removed it meanwhile; a reconnect gets 404.
-    with hub.connect([job_channel(row.job_id)]) as mailbox, suppress(JobNotFound):
-        published = current.after(row)
-        if last_id is not None and last_id >= published.version:
-            mailbox.mark(published.job_id, published.version)
-        elif frame := mailbox.take(published):
-            yield frame.wire
-        if published.terminal:
-            return
-        for frame in _follow(hub, mailbox, pace, look, broadcasts=broadcasts):
-            if frame is None:
-                yield from _keepalive()
-                continue
-            yield frame.wire
-            if frame.terminal:
-                return
+    def look(self, *, alive: bool = False) -> None:
+        """See ``Topic.look``."""
+        begun_at = time.monotonic()
+        try:
+            found = self._reader.of_job(self._job_id)
+        except JobNotFound:
+            # Retention removed it; a reconnect gets 404.
+            self.close()
+            raise
+        self.looked_at = begun_at
+        if found is not None:
+            self.accept(found, unchanged=alive and not found.terminal)
+
+    def accept(self, published: Published, *, unchanged: bool = False) -> None:
+        """Send what is newer than what the clients have.
+
+        :param unchanged: a sign of life: also when it is not newer. Where the version is news, it goes out as that, so
+            that the sign heals the loss of the event.
+        """
+        with self.lock:
+            version = -1 if self.newest is None else self.newest.version
+            if published.version > version:
+                self.newest = published
+                self.send(published.numbered)
+            elif published.version == version and unchanged:
+                self.newest = published
+                self.send(published.heartbeat)
+
+    def admit(self, client: Client, last_id: int | None) -> None:
+        """See ``Topic.admit``."""
+        if self.newest is None or last_id is None or last_id < self.newest.version:
+            if self.newest is not None:
+                client.offer(self.newest.numbered)
+        elif self.newest.terminal:
+            client.close()
 
 
-def matter_stream(
-    hub: Hub, current: CurrentSnapshots, pace: Pace, matter_id: str, *, broadcasts: bool
-) -> Iterator[bytes]:
-    """All jobs of a matter, beginning with the open ones; it has no end, and its events no ids."""
-    yield OPENING
-    # What this client believes to be running: its end is looked for when it may have been missed.
-    running: dict[str, None] = {}
+class MatterTopic(Topic):
+    """All jobs of a matter, as events that carry a cursor as ``id:``; it begins with the open ones and has no end."""
 
-    def look(since: float) -> list[Published]:
-        found = current.of_matter(matter_id)
+    def __init__(self, channel: str, reader: SnapshotReader, matter_id: str) -> None:
+        super().__init__(channel)
+        self._reader = reader
+        self._matter_id = matter_id
+        #: What the clients believe to be open: its end is looked for when it may have been missed.
+        self._open: dict[str, Published] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()
+
+    def receive(self, message: Message) -> None:
+        """See ``Topic.receive``."""
+        self.accept(Published.of(message), unchanged=message.version is None)
+
+    def look(self, *, alive: bool = False) -> None:
+        """See ``Topic.look``."""
+        begun_at = time.monotonic()
+        found = self._reader.of_matter(self._matter_id)
         listed = {published.job_id for published in found}
-        for job_id in [job_id for job_id in running if job_id not in listed]:
+        with self.lock:
+            unlisted = [job_id for job_id in self._open if job_id not in listed]
+        for job_id in unlisted:
             try:
-                ended = current.of_job(job_id, since=since)
+                ended = self._reader.of_job(job_id)
             except JobNotFound:
-                del running[job_id]
+                with self.lock:
+                    self._open.pop(job_id, None)
             else:
                 found += [] if ended is None else [ended]
-        return found
+        self.looked_at = begun_at
+        for published in found:
+            self.accept(published, unchanged=alive and not published.terminal)
 
-    def noted(frame: Frame) -> bytes:
-        running[frame.job_id] = None
-        if frame.terminal:
-            del running[frame.job_id]
-        return frame.wire
+    def accept(self, published: Published, *, unchanged: bool = False) -> None:
+        """Send what is newer than what the clients have; see ``JobTopic.accept``."""
+        with self.lock:
+            version = self._version(published.job_id)
+            if published.version > version:
+                self._note(published)
+                self.send(published.cursored)
+            elif published.version == version and unchanged:
+                self._note(published)
+                self.send(published.heartbeat)
 
-    with hub.connect([matter_channel(matter_id)], numbered=False) as mailbox:
-        for published in current.of_matter(matter_id):
-            if frame := mailbox.take(published):
-                yield noted(frame)
-        for part in _follow(hub, mailbox, pace, look, broadcasts=broadcasts):
-            if part is None:
-                yield from _keepalive()
-            else:
-                yield noted(part)
+    def join(self, client: Client, last_id: int | None = None) -> None:
+        """See ``Topic.join``: also the ends that a client with a cursor may have missed while it was away."""
+        super().join(client, last_id)
+        if last_id is not None:
+            self._catch_up(client, last_id)
 
+    def admit(self, client: Client, last_id: int | None) -> None:
+        """See ``Topic.admit``."""
+        for published in self._open.values():
+            client.offer(published.cursored)
 
-def _follow(
-    hub: Hub, mailbox: Mailbox, pace: Pace, look: Callable[[float], list[Published]], *, broadcasts: bool
-) -> Iterator[Frame | None]:
-    """Frames as they come, and what ``look`` finds when some may have been missed; None when a keepalive is due."""
-    said_at = time.monotonic()
-    while True:
-        polling = not (broadcasts and hub.connected)
-        wait = max(said_at + pace.keepalive_seconds - time.monotonic(), 0.0)
-        item = mailbox.get(min(wait, pace.poll_seconds) if polling else wait)
-        if item is Notice.CLOSED:
+    def _catch_up(self, client: Client, cursor: int) -> None:
+        for published in self._reader.ended_since(self._matter_id, cursor):
+            with self.lock:
+                # What is newer by now was sent to it as it came.
+                if published.version >= self._version(published.job_id):
+                    self._note(published)
+                    client.offer(published.cursored)
+
+    def _version(self, job_id: str) -> int:
+        known = self._open.get(job_id)
+        return self._ended.get(job_id, -1) if known is None else known.version
+
+    def _note(self, published: Published) -> None:
+        if not published.terminal:
+            self._ended.pop(published.job_id, None)
+            self._open[published.job_id] = published
             return
-        if isinstance(item, Frame):
-            frames = [item]
-        else:
-            # The connection changed, or nothing came. A broadcast may be lost, so look at the rows.
-            since = hub.changed_at if item is Notice.RESYNC else time.monotonic() - pace.poll_seconds / 2
-            frames = _news(mailbox, look(since), signs_of_life=polling and item is None)
-        yield from frames
-        if frames:
-            said_at = time.monotonic()
-        elif time.monotonic() >= said_at + pace.keepalive_seconds:
-            yield None
-            said_at = time.monotonic()
+        self._open.pop(published.job_id, None)
+        self._ended[published.job_id] = published.version
+        if len(self._ended) > _REMEMBERED_ENDS:
+            self._ended.popitem(last=False)
 
 
-def _keepalive() -> Iterator[bytes]:
-    yield _KEEPALIVE
-    time.sleep(_BETWEEN_SECONDS)
-    yield _KEEPALIVE_REST
+class ChannelTopic(Topic):
+    """An ordinary channel: each of its events, in order. A client that is too far behind is given up."""
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(channel)
+        self._numbers = count()
+
+    def receive(self, message: bytes) -> None:
+        """See ``Topic.receive``."""
+        fields = json.loads(message)
+        encoded = encode_message(fields)
+        with self.lock:
+            self.send(Frame(next(self._numbers), encoded, fields=fields))
 
 
-def _news(mailbox: Mailbox, found: list[Published], *, signs_of_life: bool) -> list[Frame]:
-    frames = []
-    for published in found:
-        frame = mailbox.take(published)
-        if frame is not None:
-            frames.append(frame)
-        elif signs_of_life and not published.terminal and published.version == mailbox.marked(published.job_id):
-            # Nothing else shows this client that the job lives.
-            frames.append(published.heartbeat)
-    return frames
+def encode_message(fields: dict[str, Any]) -> bytes:
+    """An event from flask-sse's JSON, ``{"data": …, "type": …, "id": …, "retry": …}``.
+
+    :raises KeyError, TypeError: when it is none.
+    """
+    data, event, retry = fields["data"], fields.get("type"), fields.get("retry")
+    return wire.encode(
+        data if isinstance(data, str) else json.dumps(data),
+        event=None if event is None else str(event),
+        id=fields.get("id"),
+        retry=retry if isinstance(retry, int) else None,
+    )
+
+
+def frames_of(mailbox: Mailbox, keepalive_seconds: float) -> Iterator[bytes]:
+    """What a mailbox gets, to the end of the stream; never silent for longer than ``keepalive_seconds``."""
+    while True:
+        item = mailbox.get(keepalive_seconds)
+        if item is CLOSED:
+            return
+        if item is None:
+            yield _KEEPALIVE
+            time.sleep(_BETWEEN_SECONDS)
+            yield _KEEPALIVE_REST
+            continue
+        assert isinstance(item, Frame)
+        yield item.wire
+        if item.last:
+            return

@@ -43,8 +43,13 @@ def comment(text: str = "") -> bytes:
     return b": " + _one_line(text) + b"\n\n" if text else b":\n\n"
 
 
+def chunk(content: bytes) -> bytes:
+    """``content`` as one chunk of an HTTP/1.1 body; the end of the body for none."""
+    return b"%X\r\n%b\r\n" % (len(content), content)
+
+
 def last_event_id(header: str | None) -> int | None:
-    """The version in a ``Last-Event-ID`` header; None when there is none, or it is none that we have sent."""
+    """The number in a ``Last-Event-ID`` header; None when there is none, or it is none that we have sent."""
     return int(header) if header is not None and _LAST_EVENT_ID.fullmatch(header) else None
 
 

@@ -345,7 +345,7 @@ def test_without_redis_configured_the_rows_are_followed() -> None:
 
 
 def test_streams_outlive_a_database_that_is_away(redis_url: str) -> None:
-    """Broadcasts still come; and who connects is told to come back, not sent away for good."""
+    """Broadcasts still come; who connects gets the kept snapshot, or is told to come back, not sent away for good."""
     with serve(RedisBroadcaster(redis_url), keepalive_seconds=0.2) as live:
         job = live.commit(make_snapshot())
         with live.follow_job(job) as reader:
@@ -354,7 +354,10 @@ def test_streams_outlive_a_database_that_is_away(redis_url: str) -> None:
             reader.read_until(b":\n")
             live.broadcaster.publish(step(job))
             assert reader.next_event().id == "2"
-            with live.follow_job(job) as refused:
+            with live.follow_job(job) as late:
+                assert late.next_event().id == "2"
+            unknown = make_snapshot()
+            with live.follow_job(unknown) as refused:
                 assert (refused.response.status, refused.response.read()) == (200, b"retry:10000\n\n")
 
 

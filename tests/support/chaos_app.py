@@ -16,7 +16,7 @@ from flask import Flask
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.sse.blueprint import progress_events
 from tests.support.chord_app import app
-from web import cooperation, streams
+from web import streams
 
 progress = CeleryProgress.of(app)
 # Short: Redis then delivers again what a killed worker held, beside the reconciler. Long: only the reconciler does.
@@ -42,7 +42,6 @@ def merge_into_place(self: Any, results: list[int], path: str, seconds: float = 
 
 def create_web() -> Flask:
     """The live streams alone, open to everyone: ``gunicorn -c web/gunicorn_conf.py …:create_web()``."""
-    cooperation.install()
     server = Flask("chaos")
     streams.install(server, progress_events(progress, lambda matter_id: None, keepalive_seconds=2.0, poll_seconds=1.0))
     return server
