@@ -272,6 +272,57 @@ def test_a_soft_time_limit_leaks_no_connection(database_url: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+_GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import sys, time
+import gevent
+import sqlalchemy as sa
+from celery_progress_ext.sse import gevent_support
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.database import MAX_CONNECTIONS
+from tests.support.sql import execute
+
+gevent_support.install()
+database = Database(sys.argv[1])
+database.write(lambda conn: execute(conn, "CREATE TABLE numbers (number INTEGER)"))
+turns = []
+
+def others():
+    while True:
+        turns.append(time.monotonic())
+        gevent.sleep(0.01)
+
+gevent.spawn(others)
+begun = time.monotonic()
+asked = [gevent.spawn(database.rows, sa.text("SELECT pg_sleep(0.1)")) for _ in range(45)]
+gevent.joinall(asked, raise_error=True)
+assert time.monotonic() - begun < 5, "one after the other"
+assert len(turns) > 10, "the other greenlets stood still"
+
+def slow(conn):
+    execute(conn, "INSERT INTO numbers VALUES (1)")
+    execute(conn, "SELECT pg_sleep(60)")
+
+for _ in range(MAX_CONNECTIONS + 1):
+    try:
+        with gevent.Timeout(0.05):
+            database.write(slow)
+    except gevent.Timeout:
+        pass
+    else:
+        raise AssertionError
+assert database.read(lambda conn: execute(conn, "SELECT number FROM numbers")) == []
+"""
+
+
+def test_greenlets_share_the_pool_and_none_stands_still(postgres_url: str) -> None:
+    """G18: those of a web process. One that is given up in its query leaves no connection behind."""
+    argv = [sys.executable, "-c", _GREENLETS, postgres_url]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_reader_sees_one_moment(database: Database) -> None:
     """Whatever others commit between its queries."""
     database.write(lambda conn: _add(conn, 1))
