@@ -11,6 +11,8 @@ from typing import Any
 
 from celery_progress_ext.chunks import ChunkProgress, format_chunk_failure_message
 from celery_progress_ext.eta import Eta
+from celery_progress_ext.waiting import Waiting
+from celery_progress_ext.waiting import to_dict as waiting_dict
 
 
 class JobStatus(StrEnum):
@@ -161,6 +163,8 @@ class JobSnapshot:
     created_at: float
     error: str | None = None
     eta: Eta | None = None
+    waiting: Waiting | None = None
+    work_pct: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[ChunkFailure | PageShortfall, ...] = ()
     failures_total: int = 0
@@ -185,7 +189,9 @@ class JobSnapshot:
             "stage": self.stage,
             "stage_name": self.stage_name,
             "progress_pct": self.progress_pct,
+            "work_pct": self.work_pct,
             "error": self.error,
+            "waiting": waiting_dict(self.waiting, iso),
             "chunks": self.chunks.to_dict(),
             "pages": {"total": self.pages_total, "done": self.pages_done},
             "unit": self.unit,

@@ -122,7 +122,9 @@ class Bars:
 
 
 def _time_left(snapshot: JobSnapshot) -> str:
-    """``1:20 left (1:05 to 1:50)``; nothing before the first estimate or after the end."""
+    """``1:20 left (1:05 to 1:50)``, or why nothing moves; nothing before the first estimate or after the end."""
+    if snapshot.waiting is not None:
+        return snapshot.waiting.reason
     if snapshot.eta is None or snapshot.status.terminal:
         return ""
     now = time.time()

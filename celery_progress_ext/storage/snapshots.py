@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,12 +15,13 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, PageShortfall, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, PageShortfall, StalledChunk
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
 NAMED_LIMIT = 100
@@ -35,6 +36,11 @@ _RUNNING = (
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
     .order_by(chunks.c.chunk_index)
 )
+_JOBS_BEFORE = (
+    sa.select(sa.func.count().label("jobs"))
+    .select_from(jobs)
+    .where(active, jobs.c.created_at < sa.bindparam("created_at", type_=sa.Double))
+)
 _SIZES = (
     sa.select((chunks.c.page_end - chunks.c.page_start + 1).label("pages"))
     .where(chunks.c.job_id == _OF_JOB)
@@ -47,6 +53,9 @@ class _View:
     taken_at: float
     eta: Eta | None
     stalled: tuple[StalledChunk, ...]
+    waiting: Waiting | None
+    #: The most chunks that were at work lately, and when: between two chunks a slot is not lost.
+    slots: tuple[int, float]
 
 
 class Snapshots:
@@ -85,7 +94,7 @@ class Snapshots:
         :param freed_slots: slots that have just been freed and will take a pending chunk at once.
         """
         view = (
-            _View(0.0, None, ())
+            _View(0.0, None, (), None, (0, 0.0))
             if job.status.terminal
             else self._view(job, bypass_cache=bypass_cache, freed_slots=freed_slots)
         )
@@ -107,6 +116,14 @@ class Snapshots:
             metadata=_metadata(job),
             failures=self._failures(job),
             failures_total=job.failed_chunks + job.reservations,
+            waiting=view.waiting,
+            work_pct=work_pct(
+                ended_well=job.status in (JobStatus.COMPLETED, JobStatus.PARTIAL),
+                merging=job.merging,
+                pages_done=job.pages_done,
+                pages_total=job.pages_total,
+                merged=job.merge_pages_done,
+            ),
             stalled=view.stalled,
             heartbeat_at=job.now,
             finished_at=job.finished_at,
@@ -145,14 +162,41 @@ class Snapshots:
         if kept is not None and not bypass_cache and time.monotonic() - kept.taken_at < VIEW_SECONDS:
             return kept
         running = [ChunkRow.of(row) for row in self._database.rows(_RUNNING, of_job=job.id)]
-        view = _View(time.monotonic(), self._eta(job, running, freed_slots), self._stalled(job, running))
+        alive = [row for row in running if (row.leased_until or job.now) >= job.now]
+        slots = _slots(kept, len(alive) + (freed_slots if job.pending_chunks and not job.merging else 0))
+        waiting = self._waiting(job, at_work=len(alive), silent=len(running) - len(alive))
+        # While nothing moves, a finish time would be a promise that moves with the clock.
+        eta = None if waiting is not None else self._eta(job, running, slots[0])
+        view = _View(time.monotonic(), eta, self._stalled(job, running), waiting, slots)
         with self._lock:
             self._views[job.id] = view
             while len(self._views) > _CACHED_JOBS:
                 self._views.popitem(last=False)
         return view
 
-    def _eta(self, job: JobRow, running: Sequence[ChunkRow], freed_slots: int) -> Eta | None:
+    def _waiting(self, job: JobRow, *, at_work: int, silent: int) -> Waiting | None:
+        waiting = waiting_of(
+            Standing(
+                now=job.now,
+                created_at=job.created_at,
+                changed_at=job.updated_at,
+                started=job.started_at is not None,
+                at_work=at_work,
+                silent=silent,
+                settled=job.chunks.settled,
+                merging=job.merging,
+                body_alive=(job.body_leased_until or 0.0) >= job.now,
+            )
+        )
+        # A job that a caller tracks by hand has no chunks, and nobody to wait for.
+        if waiting is None or not job.total_chunks:
+            return None
+        if at_work or silent or job.merging:
+            return waiting
+        row = self._database.row(_JOBS_BEFORE, created_at=job.created_at)
+        return replace(waiting, jobs_before=0 if row is None else row.jobs)
+
+    def _eta(self, job: JobRow, running: Sequence[ChunkRow], slots: int) -> Eta | None:
         now = job.now
         pending = self._pending_sizes(job)
         if job.merging:
@@ -170,7 +214,7 @@ class Snapshots:
                 for row in running
             ],
             pace=job.pace,
-            slots=max(1, len(running) + (freed_slots if pending else 0)),
+            slots=max(1, slots),
             merge_seconds=_merge_seconds(job),
         )
 
@@ -208,6 +252,18 @@ class Snapshots:
                 )
             )
         return tuple(found[:NAMED_LIMIT])
+
+
+#: For how long a slot that no chunk has counts: the next chunk's start is recorded a moment later. Seconds.
+_SLOT_SECONDS = 2.0
+
+
+def _slots(before: _View | None, at_work: int) -> tuple[int, float]:
+    """How many chunks can be at work at once, from the view before and what is at work now."""
+    now = time.monotonic()
+    if before is not None and before.slots[0] > at_work and now - before.slots[1] < _SLOT_SECONDS:
+        return before.slots
+    return at_work, now
 
 
 #: A merge reads and writes what the chunks made: about this share of the time they took together...

@@ -2,7 +2,7 @@
 
 import { drawChunks } from "./chunk-grid.js";
 import { TERMINAL, fetchJson } from "./progress.js";
-import { clock, duration, etaText } from "./wording.js";
+import { clock, duration, etaText, waitingText } from "./wording.js";
 
 const LABELS = {
   PENDING: "Waiting",
@@ -87,7 +87,12 @@ export class JobCard {
   #stageText() {
     const { snapshot: job } = this;
     if (job.status === "COMPLETED") return "Searchable PDF is ready";
-    if (job.status === "PARTIAL") return `Ready, but ${count(job.chunks.failed, "chunk")} could not be read`;
+    if (job.status === "PARTIAL") {
+      const lost = job.chunks.failed
+        ? `${count(job.chunks.failed, "chunk")} could not be read`
+        : `${count(job.failures_total, "page")} not wholly read`;
+      return `Ready, but ${lost}`;
+    }
     if (job.status === "FAILED") return "The document could not be read";
     if (job.status === "CANCELLED") return "Cancelled; what was finished is kept";
     return job.stage;
@@ -100,7 +105,7 @@ export class JobCard {
       const took = (ended - new Date(job.created_at)) / 1000;
       parts.eta.textContent = job.finished_at ? `${clock(ended, page.now())} · took ${duration(took)}` : "";
     } else {
-      parts.eta.textContent = etaText(job.eta, page.now()) || "estimating…";
+      parts.eta.textContent = waitingText(job.waiting) || etaText(job.eta, page.now()) || "estimating…";
     }
   }
 

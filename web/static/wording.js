@@ -13,6 +13,13 @@ export function etaText(eta, now) {
   return `about ${clock(finish, now)}${between} · ${duration(left)} left`;
 }
 
+/** Why nothing moves, and how many documents are before this one; "" while something does. */
+export function waitingText(waiting) {
+  if (!waiting) return "";
+  const before = waiting.jobs_before;
+  return before ? `${waiting.reason} ${before === 1 ? "1 document is" : `${before} documents are`} before it.` : waiting.reason;
+}
+
 /** "14:32", with the day where it is not today's; with seconds for what is less than two minutes away. */
 export function clock(date, now) {
   const options = { hour: "2-digit", minute: "2-digit", hour12: false };
