@@ -12,7 +12,7 @@ run: $(STAMP)
 
 # Most of the suite's time is waiting, so more run at once than there are cores.
 test: lint
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Every pair of writes from every state, and the threes: some 30 minutes on 2 cores.
 interleavings: $(STAMP)
