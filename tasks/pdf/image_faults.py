@@ -68,7 +68,8 @@ def _looks_short(image: pikepdf.Stream) -> bool:
     except pikepdf.PdfError:
         # A filter that cannot be undone; or one that qpdf has no decoder for, which is no sign of anything.
         return names[-1] in _UNDONE_BY_QPDF
-    except _CANNOT_TELL:
+    except (*_CANNOT_TELL, LookupError, TypeError, ValueError):
+        # Entries that are not what they should be say nothing about the data.
         return False
 
 

@@ -61,8 +61,9 @@ def _refuse_by_kind(pdf: pikepdf.Pdf) -> None:
     if not isinstance(form, pikepdf.Dictionary):
         return
     fields = form.get("/Fields")
-    if "/XFA" in form and not (isinstance(fields, pikepdf.Array) and len(fields)):
-        # A static XFA form has its fields as an AcroForm too, and real pages.
+    has_fields = isinstance(fields, pikepdf.Array) and len(fields) > 0
+    # A static XFA form has its fields as an AcroForm too, and real pages.
+    if "/XFA" in form and (not has_fields or pdf.Root.get("/NeedsRendering", False)):
         raise _Refusal("dynamic_form")
     if any(_is_signed(field) for field in _fields(fields)):
         raise _Refusal("signed")
@@ -187,11 +188,12 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     copy, pages = sound_copy(path, scratch)
     if pages > max_pages:
         raise _Refusal("too_many_pages", pages=pages, limit=max_pages)
-    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": _missing_pages(path)}
+    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": []}
     with pypdfium2.PdfDocument(copy) as pdf:
         _check_sizes(pdf, dpi)
         _say({**verdict, "text_pages": None})
         allow_cpu(_TEXT_SECONDS)
+        verdict["missing_pages"] = _missing_pages(path)
         _say({**verdict, "text_pages": sum(_has_text(pdf, index) for index in range(pages))})
 
 
