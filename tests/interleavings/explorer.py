@@ -1,21 +1,26 @@
-"""Two writes at once: one is paused before a statement, or before its COMMIT, while the other runs or waits for it.
+"""Two writes at once: one is stopped while the other runs or waits for it.
 
-The hook sits between SQLAlchemy and the driver, so it knows nothing of what the writes are. Nothing sleeps: whether the
-other one waits is read from the server.
+It is stopped before a statement or before its COMMIT, by a hook between SQLAlchemy and the driver, which knows nothing
+of what the writes are; and inside a statement, by a third session that holds a row which it needs. Nothing sleeps:
+whether the other one waits is read from the server.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from celery_progress_ext import ids
 from celery_progress_ext.chunks import UNFINISHED
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.storage.audit import audit
+from celery_progress_ext.storage.chunk_changes import Completion
 from tests.support import sql
 from tests.support.rows import Rows
 from tests.support.waiting import wait_for
@@ -34,8 +39,10 @@ class Pause:
         self._resumed = threading.Event()
         self.reached = threading.Event()
         self.deadlocks: list[str] = []
-        sa.event.listen(engine, "before_cursor_execute", lambda *_: self._step())
-        sa.event.listen(engine, "commit", lambda *_: self._step())
+        #: What it came to, in order; the last one is where it was paused.
+        self.steps: list[str] = []
+        sa.event.listen(engine, "before_cursor_execute", lambda _conn, _cursor, text, *_: self._step(_in_short(text)))
+        sa.event.listen(engine, "commit", lambda *_: self._step("COMMIT"))
         sa.event.listen(engine, "handle_error", self._note)
 
     def arm(self, place: int | None) -> None:
@@ -44,15 +51,17 @@ class Pause:
         self._resumed.clear()
         self.reached.clear()
         self.deadlocks.clear()
+        self.steps.clear()
 
     def resume(self) -> None:
         """Let the paused thread go on."""
         self._resumed.set()
 
-    def _step(self) -> None:
+    def _step(self, what: str) -> None:
         if threading.current_thread() is not self.thread:
             return
         place, self._count = self._count, self._count + 1
+        self.steps.append(what)
         if place == self._place:
             self.reached.set()
             assert self._resumed.wait(_PATIENCE), "nobody resumed it"
@@ -62,12 +71,23 @@ class Pause:
             self.deadlocks.append(str(context.original_exception))
 
 
+_VERB = re.compile(r"\s*(\w+).*?(?:FROM|INTO|UPDATE)\s+(\w+)", re.DOTALL)
+
+
+def _in_short(statement: str) -> str:
+    found = _VERB.match(statement) or _VERB.match(f"{statement.split()[0]} {statement}")
+    locking = " FOR UPDATE" if "FOR UPDATE" in statement else ""
+    return f"{found[1]} {found[2]}{locking}" if found else statement.split("\n", 1)[0]
+
+
 class Actor:
     """Somebody with a database connection of their own."""
 
     def __init__(self, url: str) -> None:
         self.rows = Rows(url, migrated=False)
         self.pause = Pause(self.rows.database.engine)
+        #: For the third session, past the hook.
+        self.holder = sa.create_engine(url, poolclass=sa.StaticPool)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -101,6 +121,7 @@ class Actor:
     def close(self) -> None:
         """Give the connections back."""
         self.rows.database.dispose()
+        self.holder.dispose()
 
 
 @contextmanager
@@ -114,12 +135,28 @@ def actors(url: str, count: int) -> Iterator[list[Actor]]:
             actor.close()
 
 
-def pauses(
-    first: Actor, others: list[Actor], writes: list[Callable[[Rows, str], Any]], new_job: Callable[[], str]
-) -> Iterator[tuple[int, str]]:
-    """The first write paused at each of its places in turn, on a new job each time; the others begin meanwhile, one
-    after the other, and run or wait. Yields the place and the job when all are over.
+Write = Callable[[Rows, str], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A job after several writes met on it."""
+
+    job_id: str
+    #: Where the first write was stopped.
+    place: str
+
+
+def cases(actors: Sequence[Actor], writes: Sequence[Write], new_job: Callable[[], str]) -> Iterator[Case]:
+    """The first write stopped at each of its places in turn, on a new job each time; the others begin meanwhile, one
+    after the other, and run or wait. Each case is given when all writes of it are over.
     """
+    yield from _before_each_step(actors, writes, new_job)
+    yield from _inside_a_statement(actors, writes, new_job)
+
+
+def _before_each_step(actors: Sequence[Actor], writes: Sequence[Write], new_job: Callable[[], str]) -> Iterator[Case]:
+    first, *others = actors
     place = 0
     while True:
         job_id = new_job()
@@ -128,28 +165,66 @@ def pauses(
         if not first.pause.reached.is_set():
             first.join()
             return
-        waiting = 0
-        for actor, write in zip(others, writes[1:], strict=True):
-            actor.start(write, job_id)
-            wait_for(
-                lambda actor=actor, waiting=waiting: actor.done or _waiting(first) > waiting, _PATIENCE, every=0.003
-            )
-            waiting = _waiting(first)
+        _begin(others, writes[1:], job_id)
         first.pause.resume()
-        for actor in (first, *others):
-            actor.join()
-            assert actor.pause.deadlocks == []
-        yield place, job_id
+        _end(actors)
+        yield Case(job_id=job_id, place=f"before its step {place}, {first.pause.steps[place]}")
         place += 1
 
 
-_LOCKED = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+def _inside_a_statement(
+    actors: Sequence[Actor], writes: Sequence[Write], new_job: Callable[[], str]
+) -> Iterator[Case]:
+    """While a third session holds a row: the statement has its snapshot then, and the locks of the rows before it."""
+    first, *others = actors
+    for name, table, row_of in _HELD_ROWS:
+        job_id = new_job()
+        with first.holder.begin() as holder:
+            holder.exec_driver_sql(f"SELECT id FROM {table} WHERE id = %s FOR UPDATE", (row_of(job_id),))
+            first.start(writes[0], job_id)
+            wait_for(lambda: first.done or _waiting(first) > 0, _PATIENCE, every=0.002)
+            stopped = not first.done
+            if stopped:
+                _begin(others, writes[1:], job_id)
+        if stopped:
+            _end(actors)
+            yield Case(job_id=job_id, place=f"inside {first.pause.steps[-1]}, while somebody holds {name}")
+        else:
+            first.join()
+
+
+#: What the third session holds: name, table, the row's id.
+_HELD_ROWS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
+    ("chunk 0", "document_ocr_chunks", lambda job_id: ids.chunk_id(job_id, 0)),
+    ("chunk 1", "document_ocr_chunks", lambda job_id: ids.chunk_id(job_id, 1)),
+    ("the job", "processing_jobs", lambda job_id: job_id),
+)
+
+
+def _begin(actors: Sequence[Actor], writes: Sequence[Write], job_id: str) -> None:
+    """Start each in turn; it runs to its end, or until it waits."""
+    for actor, write in zip(actors, writes, strict=True):
+        waiting = _waiting(actor)
+        actor.start(write, job_id)
+        wait_for(lambda actor=actor, waiting=waiting: actor.done or _waiting(actor) > waiting, _PATIENCE, every=0.003)
+
+
+def _end(actors: Sequence[Actor]) -> None:
+    for actor in actors:
+        actor.join()
+        assert actor.pause.deadlocks == [], actor.pause.deadlocks
+
+
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND cardinality(pg_blocking_pids(pid)) > 0
+"""
 
 
 def _waiting(actor: Actor) -> int:
-    """How many sessions wait for a lock. Asked past the actor's hook: its engine is paused."""
+    """How many sessions wait for another. Asked past the actor's hook: its engine is paused."""
     with _observer(actor.rows.database.url).connect() as conn:
-        return int(conn.exec_driver_sql(_LOCKED).scalar_one())
+        return int(conn.exec_driver_sql(_WAITING).scalar_one())
 
 
 _observers: dict[str, sa.Engine] = {}
@@ -179,3 +254,35 @@ def broken_invariants(rows: Rows, job_id: str) -> list[str]:
         if not over and chunk["status"] in UNFINISHED and chunk["leased_until"] is None:
             found.append(f"chunk {chunk['chunk_index']} is {chunk['status']}, and neither leased nor due")
     return found
+
+
+def not_run_by_a_retry(rows: Rows, job_id: str) -> list[str]:
+    """Cancel the job where it still runs, retry it, and finish it: which rule is broken on the way."""
+    rows.end(job_id)
+    before = _chunks(rows, job_id)
+    if rows.reopen(job_id) is None:
+        return []
+    found = broken_invariants(rows, job_id)
+    for old, new in zip(before, _chunks(rows, job_id), strict=True):
+        without_result = old["status"] != "completed" or old["reservations"] is not None
+        if without_result and (new["status"] != "pending" or new["dispatches"] != old["dispatches"] + 1):
+            found.append(f"chunk {old['chunk_index']} has no result, and was not sent again by the retry")
+    rows.complete_all(
+        [Completion(chunk_id=chunk["id"], dispatch=chunk["dispatches"]) for chunk in _chunks(rows, job_id)]
+    )
+    claimed = rows.claim(job_id)
+    ended = None if claimed is None else rows.finish(job_id, claimed.body_attempt)
+    if ended is None or ended.status is not JobStatus.COMPLETED:
+        found.append(f"after the retry the job does not end COMPLETED: {ended or claimed}")
+    return found + broken_invariants(rows, job_id)
+
+
+def _chunks(rows: Rows, job_id: str) -> list[sql.Row]:
+    return sql.rows(
+        rows.database, "SELECT * FROM document_ocr_chunks WHERE job_id = :id ORDER BY chunk_index", id=job_id
+    )
+
+
+def forget(rows: Rows, job_id: str) -> None:
+    """Remove a job that was looked at."""
+    rows.database.write(lambda conn: sql.execute(conn, "DELETE FROM processing_jobs WHERE id = :id", id=job_id))

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.migrate import migrate
 from tasks.embedded.servers import PostgresServer
-from tests.interleavings.explorer import Actor, actors, broken_invariants, pauses
+from tests.interleavings.explorer import Actor, actors, broken_invariants, cases, forget, not_run_by_a_retry
 from tests.interleavings.writes import STATES, WRITES
 
 #: State → the writes that may take effect in it.
@@ -47,16 +47,16 @@ def three(postgres_server: PostgresServer) -> Iterator[list[Actor]]:
 
 
 def _explore(three: list[Actor], state: str, *names: str) -> None:
-    first, *others = three[: len(names)]
-    other_job = first.rows.create(2)
-
-    def new_job() -> str:
-        return STATES[state](first.rows)
-
-    for place, job_id in pauses(first, others, [WRITES[name] for name in names], new_job):
-        schedule = f"from {state}: {names[0]} paused at its step {place}, then {', '.join(names[1:])}"
-        assert broken_invariants(first.rows, job_id) == [], schedule
-    assert broken_invariants(first.rows, other_job) == []
+    actors = three[: len(names)]
+    rows = actors[0].rows
+    other_job = rows.create(2)
+    for case in cases(actors, [WRITES[name] for name in names], lambda: STATES[state](rows)):
+        schedule = f"from {state}: {names[0]} stopped {case.place}; meanwhile {', '.join(names[1:])}; then all end"
+        assert broken_invariants(rows, case.job_id) == [], schedule
+        assert not_run_by_a_retry(rows, case.job_id) == [], f"{schedule}; then cancel and retry"
+        forget(rows, case.job_id)
+    assert broken_invariants(rows, other_job) == []
+    forget(rows, other_job)
 
 
 def _pairs(all_of_them: bool) -> list[tuple[str, str, str]]:
