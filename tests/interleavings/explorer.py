@@ -145,6 +145,8 @@ class Case:
     job_id: str
     #: Where the first write was stopped.
     place: str
+    #: How many of the others had to wait for it.
+    waited: int
 
 
 def cases(actors: Sequence[Actor], writes: Sequence[Write], new_job: Callable[[], str]) -> Iterator[Case]:
@@ -165,10 +167,10 @@ def _before_each_step(actors: Sequence[Actor], writes: Sequence[Write], new_job:
         if not first.pause.reached.is_set():
             first.join()
             return
-        _begin(others, writes[1:], job_id)
+        waited = _begin(others, writes[1:], job_id)
         first.pause.resume()
         _end(actors)
-        yield Case(job_id=job_id, place=f"before its step {place}, {first.pause.steps[place]}")
+        yield Case(job_id=job_id, waited=waited, place=f"before its step {place}, {first.pause.steps[place]}")
         place += 1
 
 
@@ -181,14 +183,14 @@ def _inside_a_statement(actors: Sequence[Actor], writes: Sequence[Write], new_jo
             holder.exec_driver_sql(f"SELECT id FROM {table} WHERE id = %s FOR UPDATE", (row_of(job_id),))
             first.start(writes[0], job_id)
             wait_for(lambda: first.done or _waiting(first) > 0, _PATIENCE, every=0.002)
-            stopped = not first.done
-            if stopped:
-                _begin(others, writes[1:], job_id)
-        if stopped:
-            _end(actors)
-            yield Case(job_id=job_id, place=f"inside {first.pause.steps[-1]}, while somebody holds {name}")
+            waited = None if first.done else _begin(others, writes[1:], job_id)
+        if waited is None:
+            first.join()  # it does not need this row
+            forget(first.rows, job_id)
         else:
-            first.join()
+            _end(actors)
+            place = f"inside {first.pause.steps[-1]}, while somebody holds {name}"
+            yield Case(job_id=job_id, waited=waited, place=place)
 
 
 #: What the third session holds: name, table, the row's id.
@@ -199,12 +201,13 @@ _HELD_ROWS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
 )
 
 
-def _begin(actors: Sequence[Actor], writes: Sequence[Write], job_id: str) -> None:
-    """Start each in turn; it runs to its end, or until it waits."""
+def _begin(actors: Sequence[Actor], writes: Sequence[Write], job_id: str) -> int:
+    """Start each in turn; it runs to its end, or until it waits. How many of them wait."""
     for actor, write in zip(actors, writes, strict=True):
         waiting = _waiting(actor)
         actor.start(write, job_id)
         wait_for(lambda actor=actor, waiting=waiting: actor.done or _waiting(actor) > waiting, _PATIENCE, every=0.003)
+    return sum(not actor.done for actor in actors)
 
 
 def _end(actors: Sequence[Actor]) -> None:

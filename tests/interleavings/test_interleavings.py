@@ -16,15 +16,16 @@ from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.migrate import migrate
 from tasks.embedded.servers import PostgresServer
 from tests.interleavings.explorer import Actor, actors, broken_invariants, cases, forget, not_run_by_a_retry
-from tests.interleavings.writes import STATES, WRITES
+from tests.interleavings.writes import STATES, WRITES, another_job
 
 #: State → the writes that may take effect in it.
 _COVERING = {
+    "absent": ("create",),
     "pending": ("start", "complete_two", "cancel", "take_unsent", "mark_sent"),
     "running": ("complete", "complete_two", "fail", "resend", "cancel", "start_another"),
-    "failing": ("fail", "complete_two", "cancel"),
+    "failing": ("fail_and_end", "fail_another", "complete_two", "cancel"),
     "merging": ("claim", "finish", "cancel"),
-    "cancelled": ("complete_two", "reopen", "start"),
+    "cancelled": ("complete_two", "reopen", "start", "expire"),
 }
 _THREES = ("start", "complete", "cancel", "reopen")
 
@@ -77,6 +78,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         triples = [(state, *names) for state, names in product(states, list(writes))]
         metafunc.parametrize("triple", triples, ids=["-".join(triple) for triple in triples])
 
+    if "stopped" in metafunc.fixturenames:
+        alone = list(product(STATES, WRITES)) if everything else [(state, a) for state, a, b in _pairs(False) if a == b]
+        metafunc.parametrize("stopped", alone, ids=["-".join(each) for each in alone])
+
 
 def test_two_writes_at_once(three: list[Actor], pair: tuple[str, str, str]) -> None:
     """The second begins while the first is paused, and both end."""
@@ -86,3 +91,12 @@ def test_two_writes_at_once(three: list[Actor], pair: tuple[str, str, str]) -> N
 def test_three_writes_at_once(three: list[Actor], triple: tuple[str, str, str, str]) -> None:
     """The second and the third begin while the first is paused."""
     _explore(three, *triple)
+
+
+def test_another_job_does_not_wait(three: list[Actor], stopped: tuple[str, str]) -> None:
+    """Wherever a write stands still, and whatever it holds, the rows of other jobs are free (P11)."""
+    state, name = stopped
+    rows = three[0].rows
+    for case in cases(three[:2], [WRITES[name], another_job], lambda: STATES[state](rows)):
+        assert case.waited == 0, f"from {state}: {name} stopped {case.place}; another job waits"
+        forget(rows, case.job_id)

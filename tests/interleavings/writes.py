@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.recovery import queries
-from celery_progress_ext.storage import body_changes, chunk_changes, endings, retention, sending
+from celery_progress_ext.storage import body_changes, chunk_changes, endings, job_changes, retention, sending
+from tests.interleavings.explorer import forget
 from tests.support.rows import LEASE, Rows
 from tests.support.sql import execute
 
@@ -22,8 +25,22 @@ def _write(rows: Rows, work: Callable[[Any], Any]) -> Any:
     return rows.database.write(work)
 
 
+def _fail_and_end(rows: Rows, job_id: str) -> Any:
+    """The first failure ends the job, in one transaction: as ``ChunkRecorder.failed`` has it."""
+
+    def write(conn: Connection) -> Any:
+        job_changes.lock_run_that_fails(conn, job_id)
+        change = chunk_changes.fail(conn, ids.chunk_id(job_id, 0), error="boom")
+        if change is None or change.job.on_chunk_failure != "fail":
+            return change
+        return job_changes.end(conn, job_id, JobStatus.FAILED, error="boom")
+
+    return rows.database.write(write)
+
+
 #: Name → the write, of chunk 0 where it is of a chunk, and of the newest body attempt.
 WRITES: Mapping[str, Write] = {
+    "create": lambda rows, job: _write(rows, lambda conn: job_changes.create(conn, rows.new_job(job, 2), due=LEASE)),
     "start": lambda rows, job: rows.start(job, 0),
     "start_again": lambda rows, job: rows.start(job, 0, dead_attempt=1),
     "start_another": lambda rows, job: rows.start(job, 1),
@@ -37,6 +54,8 @@ WRITES: Mapping[str, Write] = {
         [chunk_changes.Completion(chunk_id=ids.chunk_id(job, index)) for index in (1, 0)]
     ),
     "fail": lambda rows, job: rows.fail(job, 0),
+    "fail_another": lambda rows, job: rows.fail(job, 1),
+    "fail_and_end": _fail_and_end,
     "resend": lambda rows, job: rows.lose(job, 0),
     "retry_by_celery": lambda rows, job: rows.again(job, 0),
     "cancel": lambda rows, job: rows.end(job),
@@ -65,10 +84,25 @@ WRITES: Mapping[str, Write] = {
     "audited": lambda rows, job: queries.audited(rows.database, job, version=1),
     "raise_version": lambda rows, job: _write(rows, lambda conn: queries.raise_version(conn, job, above=1_000_000)),
     "followed": lambda rows, job: _write(rows, lambda conn: endings.followed(conn, job, version=1)),
-    "expire": lambda rows, job: list(retention.expire(rows.database, days=10_000)),
+    "expire": lambda rows, job: list(retention.expire(rows.database, days=-1)),
 }
 
+
+def another_job(rows: Rows, _: str) -> None:
+    """What happens to another job, and must not wait for this one."""
+    other = rows.create(2)
+    rows.start(other, 0)
+    rows.complete(other, 1)
+    rows.end(other)
+    forget(rows, other)
+
+
 State = Callable[[Rows], str]
+
+
+def _absent(rows: Rows) -> str:
+    """The publisher is about to create it, maybe twice."""
+    return ids.new_job_id()
 
 
 def _pending(rows: Rows) -> str:
@@ -132,6 +166,7 @@ def _reopened(rows: Rows) -> str:
 
 
 STATES: Mapping[str, State] = {
+    "absent": _absent,
     "pending": _pending,
     "running": _running,
     "failing": _failing,

@@ -63,7 +63,24 @@ class Rows:
     ) -> str:
         """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
         job_id = ids.new_job_id()
-        new = NewJob(
+        new = self.new_job(job_id, total, policy=policy, pages=pages, document_id=document_id, signatures=signatures)
+        assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
+        if sent:
+            self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
+        return job_id
+
+    @staticmethod
+    def new_job(
+        job_id: str,
+        total: int,
+        *,
+        policy: str = "partial",
+        pages: int = 25,
+        document_id: str = "d",
+        signatures: Sequence[Mapping[str, Any]] = ({},),
+    ) -> NewJob:
+        """A job before it is created."""
+        return NewJob(
             id=job_id,
             matter_id="m",
             document_id=document_id,
@@ -83,10 +100,6 @@ class Rows:
                 for index in range(total)
             ],
         )
-        assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
-        if sent:
-            self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
-        return job_id
 
     def _mark_sent(self, job_id: str, tasks: Sequence[tuple[str, str]], *, due: float = LEASE) -> None:
         self.database.write(lambda conn: sending.mark_sent(conn, job_id, tasks, due=due, lease=LEASE, last=True))
