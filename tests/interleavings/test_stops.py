@@ -1,0 +1,188 @@
+"""A process stops for good after each statement, COMMIT and send; then only ticks run, to the same end.
+
+Time passes by moving the times in the rows, a lease and a tick before each round; nobody sleeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from celery_progress_ext import JobStatus
+from celery_progress_ext.publishing import SUCCESS
+from celery_progress_ext.recording import batch_completer, snapshot_throttle
+from celery_progress_ext.worker.heartbeat import Heartbeats
+from tests.interleavings.explorer import broken_invariants, forget
+from tests.interleavings.stops import LEASE, TICK, Process, Stopped, sending
+from tests.support.rows import Rows
+
+#: Rounds of ticks after which a job has to be over: one heals what the process held, the next what came of it.
+_ROUNDS = 4
+
+
+@dataclass
+class Stage:
+    """A database, what tasks did, and the process that lives on."""
+
+    url: str
+    rows: Rows
+    effects: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.heir = Process(self.url, self.effects)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the process does that is stopped, and how its job may end."""
+
+    act: Callable[[Process, bool], None]
+    ends: frozenset[JobStatus]
+    prepare: Callable[[Stage], None] = lambda stage: None
+
+
+def _publish_and_work(doomed: Process, late_ack: bool) -> None:
+    doomed.publish()
+    doomed.work(late_ack=late_ack)
+
+
+def _one_fails(doomed: Process, late_ack: bool) -> None:
+    doomed.publish(failing=1)
+    doomed.work(late_ack=late_ack)
+
+
+def _cancel(doomed: Process, late_ack: bool) -> None:
+    doomed.progress.cancel(_the_job(doomed))
+
+
+def _retry(doomed: Process, late_ack: bool) -> None:
+    doomed.progress.retry_failed(_the_job(doomed))
+    doomed.work(late_ack=late_ack)
+
+
+def _tick(doomed: Process, late_ack: bool) -> None:
+    doomed.progress.reconciler.tick()
+    doomed.work(late_ack=late_ack)
+    doomed.progress.reconciler.tick()
+
+
+def _published(stage: Stage) -> None:
+    stage.heir.publish()
+
+
+def _partial(stage: Stage) -> None:
+    stage.heir.publish(failing=1)
+    stage.heir.work()
+
+
+def _messages_lost(stage: Stage) -> None:
+    stage.heir.publish()
+    stage.heir.lose_messages()
+    stage.rows.pass_time(LEASE + TICK)
+
+
+def _the_job(process: Process) -> str:
+    [job] = process.progress.jobs.list()
+    return job.job_id
+
+
+_C, _P, _X = (frozenset({status}) for status in (JobStatus.COMPLETED, JobStatus.PARTIAL, JobStatus.CANCELLED))
+SCENARIOS: Mapping[str, Scenario] = {
+    "publish_and_work": Scenario(_publish_and_work, _C),
+    # Where its failure was not told, the chunk is tried once more, and that succeeds.
+    "one_fails": Scenario(_one_fails, _P | _C),
+    "cancel": Scenario(_cancel, _X | _C, _published),
+    "retry": Scenario(_retry, _C | _P, _partial),
+    "tick": Scenario(_tick, _C, _messages_lost),
+}
+
+
+@pytest.fixture
+def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Nothing is left to threads: they would make steps of their own."""
+    monkeypatch.setattr(Heartbeats, "_run", lambda heartbeats: None)
+    monkeypatch.setattr(batch_completer, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot_throttle, "PER_SECOND", 1e9)
+    rows = Rows(database_url)
+    made = Stage(database_url, rows)
+    yield made
+    made.heir.lose_messages()
+    made.heir.close()
+    rows.database.dispose()
+
+
+@pytest.mark.parametrize("late_ack", [True, False], ids=["redelivered", "message_lost"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_process_stops_for_good(stage: Stage, name: str, late_ack: bool) -> None:
+    """At each of its steps in turn, with a new job each time."""
+    found: list[str] = []
+    for step in range(1_000):
+        wrong, over = _stopped_before(stage, SCENARIOS[name], step, late_ack=late_ack)
+        found += wrong
+        if over:
+            break
+    assert not found, "\n".join(found)
+
+
+def _stopped_before(stage: Stage, scenario: Scenario, step: int, *, late_ack: bool) -> tuple[list[str], bool]:
+    """What is wrong in the end, and whether the process was through before it came to this step."""
+    stage.effects.clear()
+    stage.heir.lose_messages()
+    scenario.prepare(stage)
+    stage.effects[:] = [each for each in stage.effects if each == "failure"]
+    doomed, at = Process(stage.url, stage.effects), ""
+    doomed.stop_before(step)
+    with sending(doomed):
+        try:
+            scenario.act(doomed, late_ack)
+        except Stopped as stopped:
+            at = f"stopped before step {step}, {stopped}, after {doomed.steps[-3:]}: "
+    doomed.close()
+    jobs = stage.heir.progress.jobs.list()
+    wrong = [problem for job in jobs for problem in _ended_well(stage, scenario, job.job_id)]
+    for job in jobs:
+        forget(stage.rows, job.job_id)
+    return [f"{at}{problem}" for problem in wrong], not at
+
+
+def _ended_well(stage: Stage, scenario: Scenario, job_id: str) -> list[str]:
+    before = stage.rows.jobs.snapshot(job_id)
+    results = {
+        f"chunk {chunk['chunk_index']}": stage.heir.progress.publisher.outcome(chunk["task_id"])[0]
+        for chunk in stage.rows.jobs.chunks(job_id)
+    }
+    ran = list(stage.effects)
+    rounds = 0
+    while rounds < _ROUNDS and not _over(stage, job_id):
+        rounds += 1
+        stage.rows.pass_time(LEASE + TICK)
+        stage.heir.progress.reconciler.tick()
+        stage.heir.work()
+    job = stage.rows.jobs.snapshot(job_id)
+    wrong = broken_invariants(stage.rows, job_id)
+    if job.status not in scenario.ends:
+        wrong.append(f"the job is {job.status} after {rounds} rounds, {job.stage!r}, {job.chunks}")
+    for chunk, state in results.items():
+        if state == SUCCESS and chunk in ran and stage.effects.count(chunk) > ran.count(chunk):
+            wrong.append(f"{chunk} was done again although its result was stored: {stage.effects}")
+    if not before.status.terminal and job.status in (JobStatus.COMPLETED, JobStatus.PARTIAL):
+        wrong += _effects_once(stage.effects, ran)
+    return wrong
+
+
+def _over(stage: Stage, job_id: str) -> bool:
+    row = stage.rows.jobs.snapshot(job_id)
+    return row.status.terminal
+
+
+def _effects_once(effects: list[str], ran: list[str]) -> list[str]:
+    merges, follows = ([each for each in effects if each.startswith(kind)] for kind in ("merge", "follow"))
+    wrong = []
+    # Its code may run twice where it was stopped between its effect and its COMMIT.
+    if len(merges) != 1 and not (len(merges) == 2 and any(each.startswith("merge") for each in ran)):
+        wrong.append(f"the merge ran {len(merges)} times: {effects}")
+    if len(follows) != 1:
+        wrong.append(f"what follows ran {len(follows)} times: {effects}")
+    return wrong
