@@ -184,7 +184,7 @@ def test_who_comes_late_gets_the_end_and_is_let_go(browser_page: Any, job: Job) 
 def test_who_reconnects_gets_only_what_is_newer(browser_page: Any, job: Job) -> None:
     """Last-Event-ID: an old one gets the current snapshot, the last one gets 204."""
     url = f"{browser_page.url.partition('?')[0]}api/jobs/{job.id}/events"
-    answer = browser_page.request.get(url, headers={"Last-Event-ID": "1"})
+    answer = browser_page.request.get(url, headers={"Last-Event-ID": "1", "Connection": "close"})
     ids = [int(found) for found in re.findall(r"^id:(\d+)", answer.text(), re.MULTILINE)]
     assert ids == [job.seen[-1][2]]
     assert browser_page.request.get(url, headers={"Last-Event-ID": str(ids[0])}).status == 204
