@@ -22,6 +22,12 @@ from tests.support.rows import Rows
 _ROUNDS = 4
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite alone: what is stopped here are the steps between the transactions, which know no database."""
+    return sqlite_url
+
+
 @dataclass
 class Stage:
     """A database, what tasks did, and the process that lives on."""
