@@ -17,19 +17,21 @@ from tasks.pdf.ink import Mask
 _MAX_SKEW = 15
 _COARSE, _FINE = 1.0, 0.1
 #: Pixels of ink that are looked at; more do not change the answer.
-_PIXELS = 10_000
+_PIXELS = 15_000
 #: Fewer say nothing.
 _LEAST_PIXELS = 200
 #: How much sharper lines must be along a slope than along the edge of the paper, for the slope to count.
 _SHARPER = 1.15
 #: How much sharper lines must run down the page than across, for the page to lie on its side.
 _SIDEWAYS = 1.2
+#: From which difference on the other way is out of the question.
+_SURE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
     """``sideways``: lines run down or up the page. ``skew``: how far they are turned clockwise from there, in degrees.
-    ``sure``: neither way is about as likely as the other.
+    ``sure``: the other way is out of the question.
     """
 
     sideways: bool
@@ -39,7 +41,7 @@ class Direction:
 
 def find_direction(ink: Mask) -> Direction:
     """The direction of the lines on a page. A page without lines has none: it counts as upright."""
-    y, x = np.nonzero(ink)
+    y, x = np.nonzero(_edges(ink))
     if len(y) < _LEAST_PIXELS:
         return Direction(False, 0.0, False)
     if len(y) > _PIXELS:
@@ -49,7 +51,15 @@ def find_direction(ink: Mask) -> Direction:
     across, skew_across = _sharpest(x, y)
     down, skew_down = _sharpest(y, -x)
     sideways = down > _SIDEWAYS * across
-    return Direction(sideways, skew_down if sideways else skew_across, max(across, down) > 1.5 * min(across, down))
+    return Direction(sideways, skew_down if sideways else skew_across, max(across, down) > _SURE * min(across, down))
+
+
+def _edges(ink: Mask) -> Mask:
+    """The ink that has paper beside it: all of a letter, and of a picture its outline only."""
+    padded = np.pad(ink, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edges: Mask = ink & ~inside
+    return edges
 
 
 def _sharpest(x: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[float, float]:
