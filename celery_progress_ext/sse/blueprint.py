@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import Counter
@@ -174,7 +175,7 @@ class _Readers:
                     give_back()
             if handed_over:
                 # The server lets its end of the connection go, without a word on the wire.
-                raise BrokenPipeError("the stream goes on without this request")
+                raise BrokenPipeError(errno.EPIPE, "the stream goes on without this request")
 
         return event_stream(parts())
 

@@ -108,14 +108,26 @@ class SnapshotReader:
             return []
 
 
-class _Read(Generic[T]):
-    """The last read of one key, and the line before the next one."""
+class _Batch(Generic[T]):
+    """One read, and all who wait for it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.done = threading.Event()
+        #: Whoever was to read was killed before it had an answer: the others ask again.
+        self.abandoned = False
+        self.error: Exception | None = None
+        self.found: T
+
+
+class _Line(Generic[T]):
+    """The reads of one key, one after another."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Lock()
+        #: Those for whom the next read is; none once it has begun, since it may miss what came later.
+        self.next: _Batch[T] | None = None
         self.begun_at = float("-inf")
         self.allowance = float(_BURST)
-        self.found: T
 
 
 class _Shared(Generic[T]):
@@ -123,34 +135,57 @@ class _Shared(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reads: OrderedDict[str, _Read[T]] = OrderedDict()
+        self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
 
     def get(self, key: str, read: Callable[[], T]) -> T:
-        came_at = time.monotonic()
-        last = self._of(key)
-        with last.lock:
-            if last.begun_at < came_at:
-                self._pace(last)
-                begun_at = time.monotonic()
-                last.found = read()
-                last.begun_at = begun_at
-            return last.found
+        """What ``read`` returns or raises, for all who wait for it."""
+        while True:
+            with self._lock:
+                line = self._line(key)
+                batch, first = line.next or _Batch[T](), line.next is None
+                line.next = batch
+            if first:
+                self._read(line, batch, read)
+            else:
+                # All are woken together: one by one, each would stand in line again for its next question.
+                batch.done.wait()
+            if batch.error is not None:
+                raise batch.error
+            if not batch.abandoned:
+                return batch.found
 
-    def _pace(self, last: _Read[T]) -> None:
-        gained = (time.monotonic() - last.begun_at) / _PAUSE_SECONDS
-        last.allowance = min(last.allowance + gained, _BURST) - 1
-        if last.allowance < 0:
-            # Whoever comes meanwhile waits for the same read.
-            time.sleep(-last.allowance * _PAUSE_SECONDS)
-            last.allowance = 0.0
+    def _read(self, line: _Line[T], batch: _Batch[T], read: Callable[[], T]) -> None:
+        batch.abandoned = True
+        try:
+            with line.reading:
+                self._pace(line)
+                with self._lock:
+                    line.next = None
+                line.begun_at = time.monotonic()
+                try:
+                    batch.found = read()
+                except Exception as error:
+                    batch.error = error
+                batch.abandoned = False
+        finally:
+            with self._lock:
+                if line.next is batch:
+                    line.next = None
+            batch.done.set()
 
-    def _of(self, key: str) -> _Read[T]:
-        with self._lock:
-            read = self._reads.setdefault(key, _Read())
-            self._reads.move_to_end(key)
-            if len(self._reads) > _REMEMBERED:
-                self._reads.popitem(last=False)
-            return read
+    def _pace(self, line: _Line[T]) -> None:
+        gained = (time.monotonic() - line.begun_at) / _PAUSE_SECONDS
+        line.allowance = min(line.allowance + gained, _BURST) - 1
+        if line.allowance < 0:
+            time.sleep(-line.allowance * _PAUSE_SECONDS)
+            line.allowance = 0.0
+
+    def _line(self, key: str) -> _Line[T]:
+        line = self._lines.setdefault(key, _Line())
+        self._lines.move_to_end(key)
+        if len(self._lines) > _REMEMBERED:
+            self._lines.popitem(last=False)
+        return line
 
 
 class _Work(Generic[T]):
