@@ -30,8 +30,8 @@ PATIENCE_SECONDS = 0.5
 #: Reads of one job at once, when many ask one after another, and the pause between further ones. Seconds.
 _BURST = 3
 _PAUSE_SECONDS = 0.1
-#: Reads that may go on in the background because nobody waited for their end.
-_LATE_READS = 8
+#: Reads of different jobs at once, of the broadcaster and of the database: each takes a connection.
+_AT_ONCE = 8
 
 
 class DatabaseLate(DatabaseAway):
@@ -57,6 +57,7 @@ class SnapshotReader:
         self._jobs = jobs
         self._broadcaster = broadcaster
         self._patient = _PatientReads()
+        self._asking = threading.BoundedSemaphore(_AT_ONCE)
         self._of_job: _Shared[Published | None] = _Shared()
         self._of_matter: _Shared[list[Published]] = _Shared()
         self._ended: _Shared[list[Published]] = _Shared()
@@ -81,7 +82,8 @@ class SnapshotReader:
 
     def _read_job(self, job_id: str) -> Published | None:
         # Kept first: a version that is committed later is also published later, and the topic hears it.
-        message = self._broadcaster.kept(job_id)
+        with self._asking:
+            message = self._broadcaster.kept(job_id)
         kept = None if message is None else Published.of(message)
         try:
             row = self._patient.read(lambda: self._jobs.snapshot(job_id), wait_long=kept is None)
@@ -209,7 +211,7 @@ class _PatientReads:
     """Reads of a database that may hang: in threads of their own, so that nobody has to wait for their end."""
 
     def __init__(self) -> None:
-        self._running = threading.BoundedSemaphore(_LATE_READS)
+        self._running = threading.BoundedSemaphore(_AT_ONCE)
         self._lock = threading.Lock()
         self._late = 0
 
@@ -221,7 +223,7 @@ class _PatientReads:
         """
         if wait_long:
             return read()
-        if self._late or not self._running.acquire(blocking=False):
+        if self._late or not self._running.acquire(timeout=PATIENCE_SECONDS):
             raise DatabaseLate("The database is slow.")
         work = _Work(read)
         threading.Thread(target=self._run, args=(work,), name="sse-read", daemon=True).start()

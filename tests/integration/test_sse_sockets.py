@@ -1,4 +1,4 @@
-"""Streams whose sockets the hub writes itself, under gunicorn's gevent worker: many readers, slow ones, ones that go."""
+"""Streams whose sockets the hub writes, under gunicorn's gevent worker: many readers, slow ones, some that go."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ app, jobs, events = live_app(RedisBroadcaster(os.environ["TEST_REDIS_URL"]), kee
 app.config["REDIS_URL"] = os.environ["TEST_REDIS_URL"]
 app.register_blueprint(sse, url_prefix="/stream")
 job = jobs.put(make_snapshot(job_id="job_live", matter_id="m", heartbeat_at=1_700_000_000.0))
+for number in range(200):
+    jobs.put(make_snapshot(job_id=f"job_{number}"))
 if pathlib.Path(os.environ["TEST_ENDED"]).exists():
     jobs.put(make_snapshot(2, job_id="job_live", matter_id="m", status=JobStatus.COMPLETED,
                            heartbeat_at=1_700_000_500.0, finished_at=1_700_000_500.0))
@@ -154,6 +156,16 @@ def test_a_burst_of_readers_shares_its_reads(server: Server) -> None:
     counts = server.counts()
     assert (counts["open"], counts["clients"]) == (400, 400)
     assert counts["reads"] < 60
+    close_all(socks)
+
+
+def test_a_burst_of_readers_of_different_jobs_takes_a_handful_of_connections(server: Server) -> None:
+    """Each job is read for itself, but not all of them at once: the pool of connections would run dry."""
+    with redis.Redis.from_url(server.redis_url) as client:
+        before = len(client.client_list())
+        socks = [server.connect(f"/api/jobs/job_{number}/events") for number in range(200)]
+        receive_until(socks, lambda got: b"\nid:1\n" in got, 15)
+        assert len(client.client_list()) - before <= 12
     close_all(socks)
 
 
