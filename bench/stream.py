@@ -141,10 +141,11 @@ def served(kind: Kind, redis_url: str, jobs: int) -> Iterator[tuple[int, psutil.
         environ["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"
         gunicorn = ["gunicorn", "-k", "gevent", "--worker-connections", "8000", "-b", f"127.0.0.1:{port}"]
         if kind.runner == "nginx":
-            modules = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
-            load = f"load_module {modules};" if modules.exists() else ""
-            (Path(folder) / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port, modules=load))
             program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+            # Debian's package keeps it beside the program, wherever both are unpacked.
+            module = Path(str(program)).parents[1] / "lib/nginx/modules/ngx_nchan_module.so"
+            load = f"load_module {module};" if module.exists() else ""
+            (Path(folder) / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port, modules=load))
             command = [str(program), "-p", folder, "-c", f"{folder}/nginx.conf"]
         elif kind.runner == "uvicorn":
             command = [sys.executable, "-m", "uvicorn", "--port", str(port), "--log-level", "error", "bench_app:app"]
@@ -197,7 +198,7 @@ def read(port: int, paths: list[str], orders: Connection) -> None:
     step = max(len(paths) // SAMPLE, 1)
     sample = set([*socks][::step][:SAMPLE])
     events, latencies, opened = 0, [], set()
-    stamp = re.compile(rb'"?at(?:\\"|")?: ?([0-9.]+)')
+    stamp = re.compile(rb'"at":([0-9.]+)')
     begun = time.monotonic()
     reported = False
     while True:
@@ -215,7 +216,7 @@ def read(port: int, paths: list[str], orders: Connection) -> None:
             whole = tails[fd] + content
             cut = whole.rfind(b"\n") + 1
             tails[fd] = whole[cut:]
-            events += whole.count(b'"at":', 0, cut) + whole.count(b'"at": ', 0, 0)
+            events += whole.count(b'"at":', 0, cut)
             if fd in sample:
                 latencies += [now - float(found) for found in stamp.findall(whole[:cut])]
         if not reported and (len(opened) == len(socks) or time.monotonic() - begun > 60):
@@ -257,8 +258,12 @@ def publish(kind: Kind, redis_url: str, port: int, jobs: int, rate: float, secon
 
 def measure(kind: Kind, redis_url: str, readers: int, jobs: int, rate: float, seconds: float) -> dict[str, Any]:
     """One run of one server."""
-    with redis.Redis.from_url(redis_url) as client, served(kind, redis_url, jobs) as (port, process):
+    with redis.Redis.from_url(redis_url) as client:
         client.flushall()
+        # What the server before has left behind is not counted.
+        for type_of_client in ("normal", "pubsub"):
+            client.client_kill_filter(_type=type_of_client, skipme=True)
+    with redis.Redis.from_url(redis_url) as client, served(kind, redis_url, jobs) as (port, process):
         urllib_ready(port)
         memory, connections = process.memory_info().rss, client.info("clients")["connected_clients"]
         paths = [kind.path.format(n=number % jobs) for number in range(readers)]

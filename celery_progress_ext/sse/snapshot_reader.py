@@ -30,8 +30,8 @@ PATIENCE_SECONDS = 0.5
 #: Reads of one job at once, when many ask one after another, and the pause between further ones. Seconds.
 _BURST = 3
 _PAUSE_SECONDS = 0.1
-#: Reads that may go on in the background because nobody waited for their end.
-_LATE_READS = 8
+#: Reads of different jobs at once, of the broadcaster and of the database: each takes a connection.
+_AT_ONCE = 8
 
 
 class DatabaseLate(DatabaseAway):
@@ -57,6 +57,7 @@ class SnapshotReader:
         self._jobs = jobs
         self._broadcaster = broadcaster
         self._patient = _PatientReads()
+        self._asking = threading.BoundedSemaphore(_AT_ONCE)
         self._of_job: _Shared[Published | None] = _Shared()
         self._of_matter: _Shared[list[Published]] = _Shared()
         self._ended: _Shared[list[Published]] = _Shared()
@@ -81,7 +82,8 @@ class SnapshotReader:
 
     def _read_job(self, job_id: str) -> Published | None:
         # Kept first: a version that is committed later is also published later, and the topic hears it.
-        message = self._broadcaster.kept(job_id)
+        with self._asking:
+            message = self._broadcaster.kept(job_id)
         kept = None if message is None else Published.of(message)
         try:
             row = self._patient.read(lambda: self._jobs.snapshot(job_id), wait_long=kept is None)
@@ -108,14 +110,26 @@ class SnapshotReader:
             return []
 
 
-class _Read(Generic[T]):
-    """The last read of one key, and the line before the next one."""
+class _Batch(Generic[T]):
+    """One read, and all who wait for it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.done = threading.Event()
+        #: Whoever was to read was killed before it had an answer: the others ask again.
+        self.abandoned = False
+        self.error: Exception | None = None
+        self.found: T
+
+
+class _Line(Generic[T]):
+    """The reads of one key, one after another."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Lock()
+        #: Those for whom the next read is; none once it has begun, since it may miss what came later.
+        self.next: _Batch[T] | None = None
         self.begun_at = float("-inf")
         self.allowance = float(_BURST)
-        self.found: T
 
 
 class _Shared(Generic[T]):
@@ -123,34 +137,57 @@ class _Shared(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reads: OrderedDict[str, _Read[T]] = OrderedDict()
+        self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
 
     def get(self, key: str, read: Callable[[], T]) -> T:
-        came_at = time.monotonic()
-        last = self._of(key)
-        with last.lock:
-            if last.begun_at < came_at:
-                self._pace(last)
-                begun_at = time.monotonic()
-                last.found = read()
-                last.begun_at = begun_at
-            return last.found
+        """What ``read`` returns or raises, for all who wait for it."""
+        while True:
+            with self._lock:
+                line = self._line(key)
+                batch, first = line.next or _Batch[T](), line.next is None
+                line.next = batch
+            if first:
+                self._read(line, batch, read)
+            else:
+                # All are woken together: one by one, each would stand in line again for its next question.
+                batch.done.wait()
+            if batch.error is not None:
+                raise batch.error
+            if not batch.abandoned:
+                return batch.found
 
-    def _pace(self, last: _Read[T]) -> None:
-        gained = (time.monotonic() - last.begun_at) / _PAUSE_SECONDS
-        last.allowance = min(last.allowance + gained, _BURST) - 1
-        if last.allowance < 0:
-            # Whoever comes meanwhile waits for the same read.
-            time.sleep(-last.allowance * _PAUSE_SECONDS)
-            last.allowance = 0.0
+    def _read(self, line: _Line[T], batch: _Batch[T], read: Callable[[], T]) -> None:
+        batch.abandoned = True
+        try:
+            with line.reading:
+                self._pace(line)
+                with self._lock:
+                    line.next = None
+                line.begun_at = time.monotonic()
+                try:
+                    batch.found = read()
+                except Exception as error:
+                    batch.error = error
+                batch.abandoned = False
+        finally:
+            with self._lock:
+                if line.next is batch:
+                    line.next = None
+            batch.done.set()
 
-    def _of(self, key: str) -> _Read[T]:
-        with self._lock:
-            read = self._reads.setdefault(key, _Read())
-            self._reads.move_to_end(key)
-            if len(self._reads) > _REMEMBERED:
-                self._reads.popitem(last=False)
-            return read
+    def _pace(self, line: _Line[T]) -> None:
+        gained = (time.monotonic() - line.begun_at) / _PAUSE_SECONDS
+        line.allowance = min(line.allowance + gained, _BURST) - 1
+        if line.allowance < 0:
+            time.sleep(-line.allowance * _PAUSE_SECONDS)
+            line.allowance = 0.0
+
+    def _line(self, key: str) -> _Line[T]:
+        line = self._lines.setdefault(key, _Line())
+        self._lines.move_to_end(key)
+        if len(self._lines) > _REMEMBERED:
+            self._lines.popitem(last=False)
+        return line
 
 
 class _Work(Generic[T]):
@@ -174,7 +211,7 @@ class _PatientReads:
     """Reads of a database that may hang: in threads of their own, so that nobody has to wait for their end."""
 
     def __init__(self) -> None:
-        self._running = threading.BoundedSemaphore(_LATE_READS)
+        self._running = threading.BoundedSemaphore(_AT_ONCE)
         self._lock = threading.Lock()
         self._late = 0
 
@@ -186,7 +223,7 @@ class _PatientReads:
         """
         if wait_long:
             return read()
-        if self._late or not self._running.acquire(blocking=False):
+        if self._late or not self._running.acquire(timeout=PATIENCE_SECONDS):
             raise DatabaseLate("The database is slow.")
         work = _Work(read)
         threading.Thread(target=self._run, args=(work,), name="sse-read", daemon=True).start()
