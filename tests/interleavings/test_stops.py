@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 
@@ -20,12 +21,6 @@ from tests.support.rows import Rows
 
 #: A lease and a tick, and then a tick: then the job has to be over (P11).
 _PASSES = (LEASE + TICK, TICK)
-
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite alone: what is stopped here are the steps between the transactions, which know no database."""
-    return sqlite_url
 
 
 @dataclass
@@ -106,8 +101,9 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 @pytest.fixture
-def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing is left to threads: they would make steps of their own."""
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """On SQLite or PostgreSQL. Nothing is left to threads: they would make steps of their own."""
+    database_url = request.getfixturevalue(f"{request.param}_url")
     monkeypatch.setattr(Heartbeats, "_run", lambda heartbeats: None)
     monkeypatch.setattr(batch_completer, "WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(snapshot_throttle, "PER_SECOND", 1e9)
@@ -119,7 +115,18 @@ def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]
     rows.database.dispose()
 
 
-@pytest.mark.parametrize("late_ack", [True, False], ids=["redelivered", "message_lost"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On SQLite, where they take seconds; ``--interleavings`` asks for PostgreSQL too."""
+    if "late_ack" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--interleavings")
+        pairs = list(product(("sqlite", "postgres"), (True, False))) if everything else _COVERING
+        names = [f"{database}-{'redelivered' if late_ack else 'message_lost'}" for database, late_ack in pairs]
+        metafunc.parametrize(("stage", "late_ack"), pairs, ids=names, indirect=["stage"])
+
+
+_COVERING = [("sqlite", True), ("sqlite", False)]
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_process_stops_for_good(stage: Stage, name: str, late_ack: bool) -> None:
     """At each of its steps in turn, with a new job each time."""
