@@ -14,7 +14,7 @@ run: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-# Every pair of writes from every state, and the threes: some 30 minutes on 2 cores.
+# Every pair of writes from every state, the threes, and every process that stops: an hour or more on 2 cores.
 interleavings: $(STAMP)
 	$(BIN)/python -m pytest tests/interleavings --interleavings -n 2 --dist load
 

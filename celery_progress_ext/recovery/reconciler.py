@@ -42,7 +42,7 @@ _PAGE = 200
 
 
 class QueueDepths:
-    """How many messages wait in a queue, asked for once a tick."""
+    """How many messages wait in a queue, asked for once a tick, before the tick sends any itself."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -81,6 +81,7 @@ class Reconciler:
         self._publisher = publisher
         self._auditor = BackgroundAuditor(context.database)
         self._finder = LostMessageFinder(context.database, publisher, context.settings)
+        self._depths = QueueDepths(publisher)
         #: Steps that wait for a migration, which is logged once.
         self._waiting: set[str] = set()
         self._drifted = 0
@@ -89,10 +90,11 @@ class Reconciler:
         """Run every step, each even where another fails; how many rows each looked at, and jobs found drifted."""
         steps: tuple[Callable[[], int], ...] = (
             self.clamp,
-            self.heal_lapsed,
-            self.heal_unsent,
+            # These ask how many messages wait: what the others send would keep lost ones waiting for another lease.
             self.heal_overdue,
             self.heal_settled,
+            self.heal_lapsed,
+            self.heal_unsent,
             self.conclude,
             self.beat,
             self.catch_up,
@@ -100,6 +102,7 @@ class Reconciler:
             self.forget,
         )
         self._drifted = 0
+        self._depths = QueueDepths(self._publisher)
         return {**{step.__name__: self._run(step) for step in steps}, "drifted": self._drifted}
 
     def clamp(self) -> int:
@@ -134,7 +137,7 @@ class Reconciler:
         # Those that were given a message of their own, or were left for now, are not to be judged by the queue's depth.
         done = {lost.chunk.id for lost in overtaken.lost}
         rows = [row for row in rows if row.chunk.id not in done]
-        depths = QueueDepths(self._publisher)
+        depths = self._depths
         for job_id, found in groupby(sorted(rows, key=_job_of), key=_job_of):
             chunks = list(found)
             heal = partial(self._heal_overdue_job, chunks, depths, below=overtaken.below.get(job_id, -1))
@@ -153,7 +156,7 @@ class Reconciler:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""
         due = queries.settled_jobs(self._context.database)
         if due:
-            look = OneLook(self._finder, QueueDepths(self._publisher))
+            look = OneLook(self._finder, self._depths)
             for each in due:
                 self._each(partial(self._heal_settled, look), each)
         return len(due)

@@ -1,12 +1,13 @@
 """A process stops for good after each statement, COMMIT and send; then only ticks run, to the same end.
 
-Time passes by moving the times in the rows, a lease and a tick before each round; nobody sleeps.
+Other workers go on meanwhile. Time passes by moving the times in the rows; nobody sleeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 
@@ -18,14 +19,8 @@ from tests.interleavings.explorer import broken_invariants, forget
 from tests.interleavings.stops import LEASE, TICK, Process, Stopped, sending
 from tests.support.rows import Rows
 
-#: Rounds of ticks after which a job has to be over: one heals what the process held, the next what came of it.
-_ROUNDS = 4
-
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """SQLite alone: what is stopped here are the steps between the transactions, which know no database."""
-    return sqlite_url
+#: A lease and a tick, and then a tick: then the job has to be over (P11).
+_PASSES = (LEASE + TICK, TICK)
 
 
 @dataclass
@@ -106,8 +101,9 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 @pytest.fixture
-def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing is left to threads: they would make steps of their own."""
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """On SQLite or PostgreSQL. Nothing is left to threads: they would make steps of their own."""
+    database_url = request.getfixturevalue(f"{request.param}_url")
     monkeypatch.setattr(Heartbeats, "_run", lambda heartbeats: None)
     monkeypatch.setattr(batch_completer, "WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(snapshot_throttle, "PER_SECOND", 1e9)
@@ -119,7 +115,18 @@ def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]
     rows.database.dispose()
 
 
-@pytest.mark.parametrize("late_ack", [True, False], ids=["redelivered", "message_lost"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On SQLite, where they take seconds; ``--interleavings`` asks for PostgreSQL too."""
+    if "late_ack" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--interleavings")
+        pairs = list(product(("sqlite", "postgres"), (True, False))) if everything else _COVERING
+        names = [f"{database}-{'redelivered' if late_ack else 'message_lost'}" for database, late_ack in pairs]
+        metafunc.parametrize(("stage", "late_ack"), pairs, ids=names, indirect=["stage"])
+
+
+_COVERING = [("sqlite", True), ("sqlite", False)]
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_process_stops_for_good(stage: Stage, name: str, late_ack: bool) -> None:
     """At each of its steps in turn, with a new job each time."""
@@ -160,27 +167,21 @@ def _ended_well(stage: Stage, scenario: Scenario, job_id: str) -> list[str]:
         for chunk in stage.rows.jobs.chunks(job_id)
     }
     ran = list(stage.effects)
-    rounds = 0
-    while rounds < _ROUNDS and not _over(stage, job_id):
-        rounds += 1
-        stage.rows.pass_time(LEASE + TICK)
+    stage.heir.work()
+    for seconds in _PASSES:
+        stage.rows.pass_time(seconds)
         stage.heir.progress.reconciler.tick()
         stage.heir.work()
     job = stage.rows.jobs.snapshot(job_id)
     wrong = broken_invariants(stage.rows, job_id)
     if job.status not in scenario.ends:
-        wrong.append(f"the job is {job.status} after {rounds} rounds, {job.stage!r}, {job.chunks}")
+        wrong.append(f"the job is {job.status} a lease and two ticks later, {job.stage!r}, {job.chunks}")
     for chunk, state in results.items():
         if state == SUCCESS and chunk in ran and stage.effects.count(chunk) > ran.count(chunk):
             wrong.append(f"{chunk} was done again although its result was stored: {stage.effects}")
     if not before.status.terminal and job.status in (JobStatus.COMPLETED, JobStatus.PARTIAL):
         wrong += _effects_once(stage.effects, ran)
     return wrong
-
-
-def _over(stage: Stage, job_id: str) -> bool:
-    row = stage.rows.jobs.snapshot(job_id)
-    return row.status.terminal
 
 
 def _effects_once(effects: list[str], ran: list[str]) -> list[str]:
