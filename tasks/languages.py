@@ -68,19 +68,21 @@ def folders() -> Iterator[Path]:
 
 def _folder(code: str) -> Path:
     if not _CODE.fullmatch(code):
-        raise LanguageUnavailable(
-            f"{code!r} is no language of Tesseract; write a code such as eng, or several such as eng+deu."
-        )
+        raise LanguageUnavailable(_unknown(code))
     for folder in folders():
         if (folder / f"{code}.traineddata").is_file():
             return folder
     raise LanguageUnavailable(_missing(code))
 
 
+def _unknown(code: str) -> str:
+    return f"{code!r} is no language of Tesseract; write a code such as eng, or several such as eng+deu."
+
+
 def _missing(code: str) -> str:
     script = _SCRIPTS.get(code.removeprefix("script/")) if code.startswith("script/") else None
     if script is None and code not in _CODES:
-        return f"{code!r} is no language of Tesseract; write a code such as eng, or several such as eng+deu."
+        return _unknown(code)
     package = f"tesseract-ocr-{'script-' + script if script else code.replace('_', '-')}"
     wheel = f", the wheel tessdata.fast-{code}," if code in _WHEELS else ""
     return (

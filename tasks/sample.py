@@ -82,10 +82,11 @@ def _prose(chance: random.Random) -> Iterator[str]:
         yield word + (chance.choice(",.;") if chance.random() < 0.1 else "")
 
 
-def _append(pdf: pikepdf.Pdf, image: Image.Image, dpi: int) -> None:
+def gray_jpeg(pdf: pikepdf.Pdf, image: Image.Image) -> pikepdf.Stream:
+    """A gray image as an object of a PDF, for a page's content to draw."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_JPEG_QUALITY)
-    scan = pdf.make_stream(
+    return pdf.make_stream(
         file.getvalue(),
         Type=Name.XObject,
         Subtype=Name.Image,
@@ -95,6 +96,10 @@ def _append(pdf: pikepdf.Pdf, image: Image.Image, dpi: int) -> None:
         BitsPerComponent=8,
         Filter=Name.DCTDecode,
     )
+
+
+def _append(pdf: pikepdf.Pdf, image: Image.Image, dpi: int) -> None:
+    scan = gray_jpeg(pdf, image)
     width, height = round(image.width * 72 / dpi, 2), round(image.height * 72 / dpi, 2)
     page = Dictionary(
         Type=Name.Page,

@@ -71,12 +71,8 @@ class BodyRecorder:
 
     def succeeded(self, job_id: str, *, attempt: int, result: Any) -> JobRow | None:
         """The merge took effect: the job is COMPLETED or PARTIAL."""
-        kept = small_json(result)
-        job = self._context.database.write(
-            lambda conn: body_changes.finish(
-                conn, job_id, attempt=attempt, result=None if kept is None else loads(kept)
-            )
-        )
+        kept = _kept(result)
+        job = self._context.database.write(lambda conn: body_changes.finish(conn, job_id, attempt=attempt, result=kept))
         if job is not None:
             self._conclude(job, result=result, known=True)
         return job
@@ -86,9 +82,9 @@ class BodyRecorder:
 
         What follows is published once it is committed: :meth:`concluded`, or a lease later the tick.
         """
-        kept = small_json(result)
+        kept = _kept(result)
         with borrowed(self._context.database, connection) as conn:
-            job = body_changes.finish(conn, job_id, attempt=attempt, result=None if kept is None else loads(kept))
+            job = body_changes.finish(conn, job_id, attempt=attempt, result=kept)
         return job is not None
 
     def concluded(self, job_id: str, *, result: Any) -> None:
@@ -182,6 +178,12 @@ class BodyRecorder:
     @property
     def _settings(self) -> Settings:
         return self._context.settings
+
+
+def _kept(result: Any) -> list[Any] | None:
+    """What the row keeps of a body's result, as ``body_changes.finish`` takes it."""
+    text = small_json(result)
+    return None if text is None else loads(text)
 
 
 def _awaits(job: JobRow, task_id: str) -> bool:

@@ -65,22 +65,11 @@ class _Reached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostChunk:
-    """An overdue chunk whose message was overtaken.
-
-    :ivar sent_by: when its newest message was sent at the latest.
-    """
-
-    chunk: ChunkRow
-    sent_by: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Overtaken:
     """What one look found."""
 
-    #: Chunks to be sent again.
-    lost: list[LostChunk]
+    #: Overdue chunks whose message was overtaken: to be sent again.
+    lost: list[ChunkRow]
     #: Queue → everything that was sent to it before this moment, and is not started by now, is lost.
     ripe: dict[QueueKey, float]
     #: Job id → chunks on their first message in front of this index were overtaken, if not a lease ago.
@@ -98,7 +87,7 @@ class LostMessageFinder:
     def look(self) -> Overtaken:
         """The overdue chunks that are lost, at most a batch."""
         fronts, reached = self._fronts()
-        lost: list[LostChunk] = []
+        lost: list[ChunkRow] = []
         below: dict[str, int] = {}
         for front in fronts:
             passed = self._passed(front, reached.any)
@@ -147,7 +136,7 @@ class LostMessageFinder:
     def _passed(self, front: _Front, reached: dict[QueueKey, float]) -> bool:
         return front.queue is not None and front.since < reached.get(front.queue, 0.0)
 
-    def _lost(self, front: _Front, reached: dict[QueueKey, float]) -> list[LostChunk]:
+    def _lost(self, front: _Front, reached: dict[QueueKey, float]) -> list[ChunkRow]:
         """The job's overdue chunks that were overtaken more than a lease ago."""
         passed = self._passed(front, reached)
         below = _ALL if passed else front.taken_to
@@ -158,12 +147,11 @@ class LostMessageFinder:
         lost = []
         for row in rows:
             queue = self._publisher.queue_key(row.signature)
-            sent_by = self._sent_by(row, front)
             if queue is None or any((row.signature.get("options") or {}).get(name) for name in _DELAYS):
                 continue
             overtaken_inside = row.first_message and row.chunk.chunk_index < ahead.get(queue, -1)
-            if overtaken_inside or sent_by < reached.get(queue, 0.0):
-                lost.append(LostChunk(chunk=row.chunk, sent_by=sent_by))
+            if overtaken_inside or self._sent_by(row, front) < reached.get(queue, 0.0):
+                lost.append(row.chunk)
         return lost
 
     def _ahead(self, front: _Front) -> dict[QueueKey, int]:

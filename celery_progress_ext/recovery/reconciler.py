@@ -21,7 +21,7 @@ from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher, QueueKey
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
-from celery_progress_ext.recovery.lost_messages import LostChunk, LostMessageFinder
+from celery_progress_ext.recovery.lost_messages import LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
 from celery_progress_ext.storage import endings, lookups, retention, sending
 from celery_progress_ext.storage.body_changes import BodyDispatch
@@ -59,9 +59,8 @@ class QueueDepths:
 class OneLook:
     """How far the queues have been taken, looked up when it is first asked for."""
 
-    def __init__(self, finder: LostMessageFinder, depths: QueueDepths) -> None:
+    def __init__(self, finder: LostMessageFinder) -> None:
         self._finder = finder
-        self.depths = depths
 
     @cached_property
     def _ripe(self) -> Mapping[QueueKey, float]:
@@ -132,21 +131,20 @@ class Reconciler:
         if not rows:
             return 0
         overtaken = self._finder.look()
-        for lost in overtaken.lost:
-            self._each(self._heal_overtaken, lost)
+        for chunk in overtaken.lost:
+            self._each(self._heal_overtaken, chunk)
         # Those that were given a message of their own, or were left for now, are not to be judged by the queue's depth.
-        done = {lost.chunk.id for lost in overtaken.lost}
+        done = {chunk.id for chunk in overtaken.lost}
         rows = [row for row in rows if row.chunk.id not in done]
-        depths = self._depths
         for job_id, found in groupby(sorted(rows, key=_job_of), key=_job_of):
             chunks = list(found)
-            heal = partial(self._heal_overdue_job, chunks, depths, below=overtaken.below.get(job_id, -1))
+            heal = partial(self._heal_overdue_job, chunks, below=overtaken.below.get(job_id, -1))
             self._each(heal, chunks[0])
         return len(rows) + len(done)
 
-    def _heal_overdue_job(self, chunks: list[SentChunk], depths: QueueDepths, first: SentChunk, *, below: int) -> None:
+    def _heal_overdue_job(self, chunks: list[SentChunk], first: SentChunk, *, below: int) -> None:
         """Send a job's overdue chunks again where their queue is empty."""
-        if depths.of(first.signature) != 0:
+        if self._depths.of(first.signature) != 0:
             self._extend(first.chunk.job_id, below=below)
             return
         for row in chunks:
@@ -156,7 +154,7 @@ class Reconciler:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""
         due = queries.settled_jobs(self._context.database)
         if due:
-            look = OneLook(self._finder, self._depths)
+            look = OneLook(self._finder)
             for each in due:
                 self._each(partial(self._heal_settled, look), each)
         return len(due)
@@ -234,8 +232,8 @@ class Reconciler:
     def _heal_overdue(self, row: SentChunk) -> None:
         self._send_again(row.chunk, "no worker started it, although its queue is empty")
 
-    def _heal_overtaken(self, lost: LostChunk) -> None:
-        self._send_again(lost.chunk, "no worker started it, but one that was sent after it")
+    def _heal_overtaken(self, chunk: ChunkRow) -> None:
+        self._send_again(chunk, "no worker started it, but one that was sent after it")
 
     def _send_again(self, chunk: ChunkRow, reason: str) -> None:
         outcome = self._publisher.outcome(chunk.task_id)
@@ -298,7 +296,7 @@ class Reconciler:
             return False  # it was not sent, or was taken and its worker is lost
         if look.overtaken(self._publisher.queue_key(due.signature), job.body_sent_at):
             return False
-        return look.depths.of(due.signature) != 0 or self._may_be_held(job.body_sent_at)
+        return self._depths.of(due.signature) != 0 or self._may_be_held(job.body_sent_at)
 
     def _run(self, step: Callable[[], int]) -> int:
         try:

@@ -71,6 +71,12 @@ class Frame:
         return self._chunk
 
 
+def keep_newest(waiting: dict[object, Frame], frame: Frame) -> None:
+    """Let a frame wait in the place of an earlier one with its key; a sign of life takes nobody's place."""
+    if not (frame.sign and frame.key in waiting):
+        waiting[frame.key] = frame
+
+
 class Client(Protocol):
     """Whoever is sent frames. Offering never blocks: a client that is slow skips, or is given up."""
 
@@ -124,8 +130,7 @@ class Mailbox:
     def offer(self, frame: Frame) -> None:
         """See ``Client.offer``."""
         with self._changed:
-            if not (frame.sign and frame.key in self._waiting):
-                self._waiting[frame.key] = frame
+            keep_newest(self._waiting, frame)
             self._closed |= len(self._waiting) > self._limit
             self._changed.notify()
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from celery_progress_ext.sse import wire
-from celery_progress_ext.sse.hub import Frame, Hub, Mailbox, Topic
+from celery_progress_ext.sse.hub import Frame, Hub, Mailbox, Topic, keep_newest
 
 #: What may wait in the kernel for a client that is slow: the rest is then skipped here, and it gets the newest soon.
 #: Bytes.
@@ -162,8 +162,7 @@ class SocketClient:
         if self._blocked:
             if self._waiting is None:
                 self._waiting = {}
-            if not (frame.sign and frame.key in self._waiting):
-                self._waiting[frame.key] = frame
+            keep_newest(self._waiting, frame)
             if len(self._waiting) > _MOST_WAITING:
                 self._end()
             return

@@ -34,7 +34,42 @@ _BETWEEN_SECONDS = 0.1
 _REMEMBERED_ENDS = 1000
 
 
-class JobTopic(Topic):
+class _SnapshotTopic(Topic):
+    """Snapshots of jobs: each version goes out once, and never one that is older than what the clients have."""
+
+    def receive(self, message: Message) -> None:
+        """See ``Topic.receive``."""
+        self.accept(Published.of(message), unchanged=message.version is None)
+
+    def accept(self, published: Published, *, unchanged: bool = False) -> None:
+        """Send what is newer than what the clients have.
+
+        :param unchanged: a sign of life: also when it is not newer. Where the version is news, it goes out as that, so
+            that the sign heals the loss of the event.
+        """
+        with self.lock:
+            version = self._version(published.job_id)
+            if published.version > version:
+                self._note(published)
+                self.send(self._event(published))
+            elif published.version == version and unchanged:
+                self._note(published)
+                self.send(published.heartbeat)
+
+    def _version(self, job_id: str) -> int:
+        """The version that the clients have of a job; -1 where they have none."""
+        raise NotImplementedError
+
+    def _note(self, published: Published) -> None:
+        """The clients have it from now on."""
+        raise NotImplementedError
+
+    def _event(self, published: Published) -> Frame:
+        """The form in which news goes out."""
+        raise NotImplementedError
+
+
+class JobTopic(_SnapshotTopic):
     """One job: its newest snapshot, as events that carry the version as ``id:``."""
 
     def __init__(self, channel: str, reader: SnapshotReader, job_id: str) -> None:
@@ -42,10 +77,6 @@ class JobTopic(Topic):
         self._reader = reader
         self._job_id = job_id
         self.newest: Published | None = None
-
-    def receive(self, message: Message) -> None:
-        """See ``Topic.receive``."""
-        self.accept(Published.of(message), unchanged=message.version is None)
 
     def look(self, *, alive: bool = False) -> None:
         """See ``Topic.look``."""
@@ -60,31 +91,25 @@ class JobTopic(Topic):
         if found is not None:
             self.accept(found, unchanged=alive and not found.terminal)
 
-    def accept(self, published: Published, *, unchanged: bool = False) -> None:
-        """Send what is newer than what the clients have.
-
-        :param unchanged: a sign of life: also when it is not newer. Where the version is news, it goes out as that, so
-            that the sign heals the loss of the event.
-        """
-        with self.lock:
-            version = -1 if self.newest is None else self.newest.version
-            if published.version > version:
-                self.newest = published
-                self.send(published.numbered)
-            elif published.version == version and unchanged:
-                self.newest = published
-                self.send(published.heartbeat)
-
     def admit(self, client: Client, last_id: int | None) -> None:
         """See ``Topic.admit``."""
         if self.newest is None or last_id is None or last_id < self.newest.version:
             if self.newest is not None:
-                client.offer(self.newest.numbered)
+                client.offer(self._event(self.newest))
         elif self.newest.terminal:
             client.close()
 
+    def _version(self, job_id: str) -> int:
+        return -1 if self.newest is None else self.newest.version
 
-class MatterTopic(Topic):
+    def _note(self, published: Published) -> None:
+        self.newest = published
+
+    def _event(self, published: Published) -> Frame:
+        return published.numbered
+
+
+class MatterTopic(_SnapshotTopic):
     """All jobs of a matter, as events that carry a cursor as ``id:``; it begins with the open ones and has no end."""
 
     def __init__(self, channel: str, reader: SnapshotReader, matter_id: str) -> None:
@@ -94,10 +119,6 @@ class MatterTopic(Topic):
         #: What the clients believe to be open: its end is looked for when it may have been missed.
         self._open: dict[str, Published] = {}
         self._ended: OrderedDict[str, int] = OrderedDict()
-
-    def receive(self, message: Message) -> None:
-        """See ``Topic.receive``."""
-        self.accept(Published.of(message), unchanged=message.version is None)
 
     def look(self, *, alive: bool = False) -> None:
         """See ``Topic.look``."""
@@ -118,17 +139,6 @@ class MatterTopic(Topic):
         for published in found:
             self.accept(published, unchanged=alive and not published.terminal)
 
-    def accept(self, published: Published, *, unchanged: bool = False) -> None:
-        """Send what is newer than what the clients have; see ``JobTopic.accept``."""
-        with self.lock:
-            version = self._version(published.job_id)
-            if published.version > version:
-                self._note(published)
-                self.send(published.cursored)
-            elif published.version == version and unchanged:
-                self._note(published)
-                self.send(published.heartbeat)
-
     def join(self, client: Client, last_id: int | None = None) -> None:
         """See ``Topic.join``: also the ends that a client with a cursor may have missed while it was away."""
         super().join(client, last_id)
@@ -138,7 +148,7 @@ class MatterTopic(Topic):
     def admit(self, client: Client, last_id: int | None) -> None:
         """See ``Topic.admit``."""
         for published in self._open.values():
-            client.offer(published.cursored)
+            client.offer(self._event(published))
 
     def _catch_up(self, client: Client, cursor: int) -> None:
         for published in self._reader.ended_since(self._matter_id, cursor):
@@ -146,7 +156,7 @@ class MatterTopic(Topic):
                 # What is newer by now was sent to it as it came.
                 if published.version >= self._version(published.job_id):
                     self._note(published)
-                    client.offer(published.cursored)
+                    client.offer(self._event(published))
 
     def _version(self, job_id: str) -> int:
         known = self._open.get(job_id)
@@ -161,6 +171,9 @@ class MatterTopic(Topic):
         self._ended[published.job_id] = published.version
         if len(self._ended) > _REMEMBERED_ENDS:
             self._ended.popitem(last=False)
+
+    def _event(self, published: Published) -> Frame:
+        return published.cursored
 
 
 class ChannelTopic(Topic):

@@ -19,7 +19,7 @@ from celery_progress_ext.history import EventType
 from celery_progress_ext.storage import events
 from celery_progress_ext.storage.counters import move, move_all
 from celery_progress_ext.storage.database import Stale
-from celery_progress_ext.storage.expressions import among, now, rows_of
+from celery_progress_ext.storage.expressions import among, now, parameter, rows_of
 from celery_progress_ext.storage.json import dumps
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, JobRow, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
@@ -37,12 +37,8 @@ class Change:
     chunk: ChunkRow
 
 
-def _parameter(name: str, type_: Any) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"new_{name}", type_=type_)
-
-
 _ONE = chunks.c.id == sa.bindparam("of_chunk")
-_LEASED = {chunks.c.leased_until: now() + _parameter("lease", sa.Double)}
+_LEASED = {chunks.c.leased_until: now() + parameter("lease", sa.Double)}
 _LOCK = sa.select(*CHUNK_COLUMNS, (chunks.c.leased_until < now()).label("lapsed")).where(_ONE).with_for_update()
 
 
@@ -75,13 +71,13 @@ _START = (
             chunks.c.attempt: chunks.c.attempt + 1,
             chunks.c.tries: chunks.c.tries + 1,
             **_LEASED,
-            chunks.c.started_at: now() - _parameter("elapsed", sa.Double),
-            chunks.c.progressed_at: now() - _parameter("elapsed", sa.Double),
+            chunks.c.started_at: now() - parameter("elapsed", sa.Double),
+            chunks.c.progressed_at: now() - parameter("elapsed", sa.Double),
             chunks.c.attempt_pages_done: 0,
-            chunks.c.worker: _parameter("worker", sa.String),
+            chunks.c.worker: parameter("worker", sa.String),
             chunks.c.error: None,
             # Those of the attempt before; a chunk whose pages are read again stays one.
-            chunks.c.reservations: _parameter("reservations", chunks.c.reservations.type),
+            chunks.c.reservations: parameter("reservations", chunks.c.reservations.type),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -128,8 +124,8 @@ _PROGRESS = (
     .values(
         {
             **_LEASED,
-            chunks.c.progressed_at: now() - _parameter("seconds_since_progress", sa.Double),
-            chunks.c.attempt_pages_done: _parameter("done", sa.Integer),
+            chunks.c.progressed_at: now() - parameter("seconds_since_progress", sa.Double),
+            chunks.c.attempt_pages_done: parameter("done", sa.Integer),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -138,7 +134,7 @@ _PROGRESS = (
 _FURTHER = (
     sa.update(chunks)
     .where(_ONE)
-    .values({chunks.c.pages_done: _parameter("done", sa.Integer), chunks.c.tries: 1})
+    .values({chunks.c.pages_done: parameter("done", sa.Integer), chunks.c.tries: 1})
     .returning(*CHUNK_COLUMNS)
 )
 
@@ -219,33 +215,14 @@ _COMPLETE = (
 _NO_RESERVATIONS = sa.update(chunks).where(_IS_REPORTED).values(reservations=sa.null())
 
 
-def complete(
-    conn: Connection,
-    chunk_id: str,
-    *,
-    result: Any,
-    seconds: float | None = None,
-    chord_intact: bool = True,
-    grace: float,
-    eta: float | None = None,
-) -> Change | None:
-    """Record a success; a late one also wins over a failure. Counted once: None for every further report.
-
-    :param result, seconds, chord_intact: as in :class:`Completion`.
-    :param grace: seconds for Celery's chord to publish the body, when this was the last chunk.
-    :param eta: the finish time that was given last, for the history.
-    """
-    completion = Completion(chunk_id=chunk_id, result=result, seconds=seconds, chord_intact=chord_intact)
-    changes = complete_all(conn, [completion], grace=grace, eta=eta)
-    return changes[0] if changes else None
-
-
 def complete_all(
     conn: Connection, completions: Sequence[Completion], *, grace: float, eta: float | None = None
 ) -> list[Change]:
-    """:func:`complete` for chunks of one job, in one transaction; those that took effect, in the order given.
+    """Record successes of chunks of one job, in one transaction; those that took effect, in the order given, each with
+    the job's row as it is after all of them. A late success also wins over a failure; none counts twice.
 
-    Each has the job's row as it is after all of them.
+    :param grace: seconds for Celery's chord to publish the body, when these were the last chunks.
+    :param eta: the finish time that was given last, for the history.
     """
     reported = {completion.chunk_id: completion for completion in completions}
     locked = (
@@ -300,7 +277,7 @@ _FAIL = (
             chunks.c.status: ChunkStatus.FAILED.value,
             chunks.c.finished_at: now(),
             chunks.c.leased_until: None,
-            chunks.c.error: _parameter("error", sa.Text),
+            chunks.c.error: parameter("error", sa.Text),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -349,15 +326,15 @@ _RELEASE = (
     .values(
         {
             chunks.c.status: ChunkStatus.PENDING.value,
-            chunks.c.leased_until: now() + _parameter("due", sa.Double),
-            chunks.c.error: _parameter("reason", sa.Text),
-            chunks.c.dispatches: chunks.c.dispatches + _parameter("resend", sa.Integer),
-            chunks.c.tries: chunks.c.tries + _parameter("tries", sa.Integer),
-            chunks.c.task_id: _parameter("task_id", sa.String),
+            chunks.c.leased_until: now() + parameter("due", sa.Double),
+            chunks.c.error: parameter("reason", sa.Text),
+            chunks.c.dispatches: chunks.c.dispatches + parameter("resend", sa.Integer),
+            chunks.c.tries: chunks.c.tries + parameter("tries", sa.Integer),
+            chunks.c.task_id: parameter("task_id", sa.String),
             chunks.c.started_at: None,
             chunks.c.progressed_at: None,
             # Celery's own retry publishes the message itself.
-            chunks.c.sent_at: sa.case((_parameter("resend", sa.Integer) == 1, 0.0), else_=now()),
+            chunks.c.sent_at: sa.case((parameter("resend", sa.Integer) == 1, 0.0), else_=now()),
         }
     )
     .returning(*CHUNK_COLUMNS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,7 +11,7 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import Stage, StageName, stage
-from celery_progress_ext.storage.expressions import json_object, now, with_chunk_processing
+from celery_progress_ext.storage.expressions import json_object, now, parameter, with_chunk_processing
 from celery_progress_ext.storage.rows import JOB_COLUMNS, ChunkRow, JobRow, counting
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
@@ -48,19 +47,15 @@ COUNTERS = {
 }
 
 
-def _parameter(name: str, type_: Any) -> sa.BindParameter[Any]:
-    return sa.bindparam(f"new_{name}", type_=type_)
-
-
-_GROWS_BY = {status: _parameter(status.value, sa.Integer) for status in ChunkStatus}
+_GROWS_BY = {status: parameter(status.value, sa.Integer) for status in ChunkStatus}
 _COMPLETED = jobs.c.completed_chunks + _GROWS_BY[ChunkStatus.COMPLETED]
 _FAILED = jobs.c.failed_chunks + _GROWS_BY[ChunkStatus.FAILED]
 _PACE = {
-    jobs.c.pace_chunks: _parameter("pace_chunks", sa.Integer),
-    jobs.c.pace_pages: _parameter("pace_pages", sa.Integer),
-    jobs.c.pace_seconds: _parameter("pace_seconds", sa.Double),
-    jobs.c.pace_sum_log: _parameter("pace_sum_log", sa.Double),
-    jobs.c.pace_sum_log_sq: _parameter("pace_sum_log_sq", sa.Double),
+    jobs.c.pace_chunks: parameter("pace_chunks", sa.Integer),
+    jobs.c.pace_pages: parameter("pace_pages", sa.Integer),
+    jobs.c.pace_seconds: parameter("pace_seconds", sa.Double),
+    jobs.c.pace_sum_log: parameter("pace_sum_log", sa.Double),
+    jobs.c.pace_sum_log_sq: parameter("pace_sum_log_sq", sa.Double),
 }
 _CHUNK_PROCESSING = json_object(
     "total_chunks",
@@ -70,9 +65,9 @@ _CHUNK_PROCESSING = json_object(
     "failed_chunks",
     _FAILED,
     "current_chunk_index",
-    _parameter("chunk_index", sa.Integer),
+    parameter("chunk_index", sa.Integer),
     "current_page_range",
-    json_object("start", _parameter("page_start", sa.Integer), "end", _parameter("page_end", sa.Integer)),
+    json_object("start", parameter("page_start", sa.Integer), "end", parameter("page_end", sa.Integer)),
 )
 _MOVE = (
     sa.update(jobs)
@@ -85,19 +80,19 @@ _MOVE = (
                 stage(StageName.CHUNK_PROCESSING), completed=_COMPLETED, total=jobs.c.total_chunks
             ),
             **{column: column + _GROWS_BY[status] for status, column in COUNTERS.items()},
-            jobs.c.pages_done: jobs.c.pages_done + _parameter("pages", sa.Integer),
-            jobs.c.reservations: jobs.c.reservations + _parameter("reservations", sa.Integer),
+            jobs.c.pages_done: jobs.c.pages_done + parameter("pages", sa.Integer),
+            jobs.c.reservations: jobs.c.reservations + parameter("reservations", sa.Integer),
             # Integers, so that 29 of 100 are not 28 %.
             jobs.c.progress_pct: _COMPLETED * 100 // jobs.c.total_chunks,
             jobs.c.metadata: with_chunk_processing(jobs.c.metadata, _CHUNK_PROCESSING),
             jobs.c.chord_intact: sa.and_(jobs.c.chord_intact, sa.bindparam("new_chord_intact", type_=sa.Boolean)),
             jobs.c.body_due_at: sa.case(
-                (jobs.c.total_chunks == _COMPLETED + _FAILED, now() + _parameter("grace", sa.Double)), else_=None
+                (jobs.c.total_chunks == _COMPLETED + _FAILED, now() + parameter("grace", sa.Double)), else_=None
             ),
             **{column: column + parameter for column, parameter in _PACE.items()},
             jobs.c.started_at: sa.func.coalesce(jobs.c.started_at, now()),
             jobs.c.updated_at: now(),
-            jobs.c.version: jobs.c.version + _parameter("changes", sa.Integer),
+            jobs.c.version: jobs.c.version + parameter("changes", sa.Integer),
         }
     )
     .returning(*JOB_COLUMNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,11 @@ from sqlalchemy.sql.functions import FunctionElement
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 
+def parameter(name: str, type_: Any) -> sa.BindParameter[Any]:
+    """The parameter ``new_<name>``: a column's new value, or a part of it."""
+    return sa.bindparam(f"new_{name}", type_=type_)
+
+
 class now(FunctionElement[float]):  # lower case as SQLAlchemy's own functions
     """Seconds since the epoch on the database's clock, at the moment of the statement."""
 
@@ -21,39 +27,10 @@ class now(FunctionElement[float]):  # lower case as SQLAlchemy's own functions
     inherit_cache = True
 
 
-@compiles(now, "sqlite")
-def _now_sqlite(element: now, compiler: SQLCompiler, **_: Any) -> str:
-    # julianday has a resolution well below a millisecond.
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(now, "postgresql")
-def _now_postgresql(element: now, compiler: SQLCompiler, **_: Any) -> str:
-    return "extract(epoch from clock_timestamp())::double precision"
-
-
 class json_items(FunctionElement[Any]):
     """The items of a JSON list as rows; :func:`rows_of` makes a table of it."""
 
     inherit_cache = True
-
-
-@compiles(json_items, "sqlite")
-def _json_items_sqlite(element: json_items, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
-@compiles(json_items, "postgresql")
-def _json_items_postgresql(element: json_items, compiler: SQLCompiler, **options: Any) -> str:
-    return f"jsonb_array_elements(CAST({compiler.process(element.clauses, **options)} AS jsonb))"
-
-
-def rows_of(parameter: str, name: str) -> sa.TableValuedAlias:
-    """The JSON list of objects in a text parameter, as a table ``name`` with one column ``value``.
-
-    One parameter for any number of rows, so that the statement is compiled once.
-    """
-    return json_items(sa.bindparam(parameter, type_=sa.Text)).table_valued(sa.column("value", JSON), name=name)
 
 
 class among(FunctionElement[Any]):
@@ -65,32 +42,10 @@ class among(FunctionElement[Any]):
     inherit_cache = True
 
 
-@compiles(among, "sqlite")
-def _among_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> str:
-    column, values = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} IN {values}"
-
-
-@compiles(among, "postgresql")
-def _among_postgresql(element: among, compiler: SQLCompiler, **options: Any) -> str:
-    column, values = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} = ANY(ARRAY{values})"
-
-
 class json_object(FunctionElement[Any]):
     """A JSON object from names and values in turn."""
 
     inherit_cache = True
-
-
-@compiles(json_object, "sqlite")
-def _json_object_sqlite(element: json_object, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_object({compiler.process(element.clauses, **options)})"
-
-
-@compiles(json_object, "postgresql")
-def _json_object_postgresql(element: json_object, compiler: SQLCompiler, **options: Any) -> str:
-    return f"jsonb_build_object({compiler.process(element.clauses, **options)})"
 
 
 class with_chunk_processing(FunctionElement[Any]):
@@ -100,13 +55,38 @@ class with_chunk_processing(FunctionElement[Any]):
     inherit_cache = True
 
 
-@compiles(with_chunk_processing, "sqlite")
-def _with_chunk_processing_sqlite(element: with_chunk_processing, compiler: SQLCompiler, **options: Any) -> str:
-    metadata, value = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"json_set({metadata}, '$.chunk_processing', {value})"
+#: How each is spelled: by SQLite, and by PostgreSQL. ``{0}`` is its first argument, ``{all}`` are all of them.
+_SPELLINGS: Mapping[type[FunctionElement[Any]], tuple[str, str]] = {
+    # julianday has a resolution well below a millisecond.
+    now: (
+        "((julianday('now') - 2440587.5) * 86400.0)",
+        "extract(epoch from clock_timestamp())::double precision",
+    ),
+    json_items: ("json_each({all})", "jsonb_array_elements(CAST({all} AS jsonb))"),
+    among: ("{0} IN {1}", "{0} = ANY(ARRAY{1})"),
+    json_object: ("json_object({all})", "jsonb_build_object({all})"),
+    with_chunk_processing: (
+        "json_set({0}, '$.chunk_processing', {1})",
+        "jsonb_set({0}, '{{chunk_processing}}', {1})",
+    ),
+}
 
 
-@compiles(with_chunk_processing, "postgresql")
-def _with_chunk_processing_postgresql(element: with_chunk_processing, compiler: SQLCompiler, **options: Any) -> str:
-    metadata, value = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"jsonb_set({metadata}, '{{chunk_processing}}', {value})"
+def _spell(element: type[FunctionElement[Any]], dialect: str, spelling: str) -> None:
+    @compiles(element, dialect)
+    def _compile(each: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+        arguments = [compiler.process(clause, **options) for clause in each.clauses]
+        return spelling.format(*arguments, all=", ".join(arguments))
+
+
+for _element, _spellings in _SPELLINGS.items():
+    for _dialect, _spelling in zip(("sqlite", "postgresql"), _spellings, strict=True):
+        _spell(_element, _dialect, _spelling)
+
+
+def rows_of(parameter: str, name: str) -> sa.TableValuedAlias:
+    """The JSON list of objects in a text parameter, as a table ``name`` with one column ``value``.
+
+    One parameter for any number of rows, so that the statement is compiled once.
+    """
+    return json_items(sa.bindparam(parameter, type_=sa.Text)).table_valued(sa.column("value", JSON), name=name)

@@ -221,15 +221,20 @@ def on_failure(sender: Any = None, task_id: str = "", exception: BaseException |
         # Celery's own failure, to store a result or to count a chord part (F8), comes when the task is over already:
         # there is no work entry for it any more; the same goes for a hard limit, which MainProcess reports.
         own = work is not None or isinstance(exception, TimeLimitExceeded)
-    if own and task.chunk_index is not None:
-        tracking.recording.chunks.failed(task, error=describe(exception), attempt=attempt)
-    elif own:
-        tracking.recording.bodies.failed(task.job_id, task_id, error=describe(exception), attempt=attempt)
+    if own:
+        _record_failure(tracking, task, task_id, error=describe(exception), attempt=attempt)
     elif task.chunk_index is not None:
         lost = isinstance(exception, WorkerLostError)
         reason = "its worker process was lost" if lost else f"its outcome was lost: {describe(exception)}"
         tracking.recording.chunks.lost(task, attempt=None, reason=reason, delivered=True)
     # A body that was lost is finished, or run again, by the reconciler once its lease is over.
+
+
+def _record_failure(tracking: Tracking, task: TaskId, task_id: str, *, error: str, attempt: int | None = None) -> None:
+    if task.chunk_index is not None:
+        tracking.recording.chunks.failed(task, error=error, attempt=attempt)
+    else:
+        tracking.recording.bodies.failed(task.job_id, task_id, error=error, attempt=attempt)
 
 
 def _succeeded(tracking: Tracking, task: TaskId, task_id: str) -> bool:
@@ -273,10 +278,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
         return
     tracking, task = found
     reason = "its message expired before a worker took it" if expired else "its task was revoked"
-    if task.chunk_index is not None:
-        tracking.recording.chunks.failed(task, error=reason)
-    else:
-        tracking.recording.bodies.failed(task.job_id, request.id, error=reason)
+    _record_failure(tracking, task, request.id, error=reason)
 
 
 @_quiet
@@ -286,11 +288,7 @@ def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> No
     if found is None:
         return
     tracking, task = found
-    error = f"the worker has no task named {name!r}; import its module there"
-    if task.chunk_index is not None:
-        tracking.recording.chunks.failed(task, error=error)
-    else:
-        tracking.recording.bodies.failed(task.job_id, id, error=error)
+    _record_failure(tracking, task, id, error=f"the worker has no task named {name!r}; import its module there")
 
 
 @_quiet

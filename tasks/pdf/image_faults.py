@@ -31,7 +31,7 @@ def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
 
     :param thorough: decode every image. Else only those whose data looks too short, which costs a few milliseconds.
     """
-    page = _opened(path).pages[index]
+    page = opened(path).pages[index]
     resources = page.obj.get("/Resources")
     drawable = resources.get("/XObject") if isinstance(resources, pikepdf.Dictionary) else None
     for name in _drawn(page):
@@ -47,8 +47,8 @@ def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path) -> pikepdf.Pdf:
-    """Kept: a child looks at one document, page after page."""
+def opened(path: Path) -> pikepdf.Pdf:
+    """The document, which is kept: a child looks at one, page after page."""
     return pikepdf.open(path)
 
 

@@ -9,7 +9,6 @@ import json
 import math
 import sys
 from dataclasses import astuple, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pikepdf
 import pypdfium2
 
 from tasks.pdf.geometry import Geometry, fitting_dpi
-from tasks.pdf.image_faults import find_fault
+from tasks.pdf.image_faults import find_fault, opened
 from tasks.pdf.ink import has_ink, ink_mask, look
 from tasks.pdf.page_text import examine_text
 from tasks.pdf.sandbox import allow_cpu, confine
@@ -35,15 +34,10 @@ class _Trouble(Exception):
 def page_unit(path: Path, index: int) -> float:
     """How many points a unit of the page's user space is: pdfium leaves UserUnit out of account."""
     try:
-        unit = float(_opened(path).pages[index].obj.get("/UserUnit", 1))
+        unit = float(opened(path).pages[index].obj.get("/UserUnit", 1))
     except (pikepdf.PdfError, ValueError, TypeError, IndexError, OSError):
         return 1.0
     return unit if unit > 0 else 1.0
-
-
-@cache
-def _opened(path: Path) -> pikepdf.Pdf:
-    return pikepdf.open(path)
 
 
 def render(path: Path, pdf: pypdfium2.PdfDocument, index: int, dpi: float, mode: str) -> tuple[dict[str, Any], bytes]:

@@ -46,7 +46,7 @@ def app() -> Iterator[Celery]:
 def lost(rows: Rows, app: Celery) -> Look:
     """The ids of the chunks that a look finds."""
     finder = LostMessageFinder(rows.database, Publisher(app, rows.database, Settings()), Settings())
-    return lambda: [lost.chunk.id for lost in finder.look().lost]
+    return lambda: [lost.id for lost in finder.look().lost]
 
 
 def _create(rows: Rows, total: int = 3, **options: Any) -> str:

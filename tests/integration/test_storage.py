@@ -28,7 +28,6 @@ from celery_progress_ext.storage import (
     services,
 )
 from celery_progress_ext.storage import body_changes as body
-from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.chunk_changes import Completion
@@ -302,16 +301,10 @@ def test_concurrent_completions_lose_nothing(rows: Rows) -> None:
     """Eight writers at once, each chunk reported twice."""
     job_id = rows.create(60)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda index: _told(rows, job_id, index), [*range(60), *range(60)]))
+        list(pool.map(lambda index: rows.complete(job_id, index, index), [*range(60), *range(60)]))
     snapshot = rows.jobs.snapshot(job_id)
     assert (snapshot.chunks.completed, snapshot.version, snapshot.progress_pct) == (60, 61, 100)
     assert snapshot.pages_done == 60 * 25
-
-
-def _told(rows: Rows, job_id: str, index: int, *, seconds: float | None = None) -> chunks.Change | None:
-    """A completion as the recorder writes it."""
-    chunk_id = ids.chunk_id(job_id, index)
-    return rows.database.write(lambda conn: chunks.complete(conn, chunk_id, result=index, grace=LEASE, seconds=seconds))
 
 
 def test_completions_together_are_what_they_are_one_by_one(rows: Rows) -> None:
@@ -423,7 +416,7 @@ def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
         lambda index: rows.progress(job_id, index, attempt=1, done=index),
         lambda index: rows.fail(job_id, index),
         lambda index: rows.lose(job_id, index),
-        lambda index: _told(rows, job_id, index),
+        lambda index: rows.complete(job_id, index, index),
     )
     changes = [(kind, index) for index in range(6) for kind in kinds] * 8
     random.Random(7).shuffle(changes)
@@ -437,7 +430,7 @@ def test_every_kind_of_change_at_once_leaves_true_counts(rows: Rows) -> None:
 def test_the_pace_is_that_of_the_estimate(rows: Rows, seconds: float | None) -> None:
     """The columns are sums of what each chunk adds."""
     job_id = rows.create(2, pages=7)
-    change = _told(rows, job_id, 1, seconds=seconds)
+    change = rows.complete(job_id, 1, 1, seconds=seconds)
     assert change is not None
     pace = Pace() if seconds is None else Pace.of(7, seconds)
     for name, value in asdict(pace).items():

@@ -70,7 +70,7 @@ class _Installed:
         self._wrap_publish(app)
         self._wrap_send()
         if any(point.at == WAITING for point in points):
-            self._wrap_group_commit()
+            self._wrap_batch_completer()
         if any(point.at == KILLED for point in points):
             reporting.PAGES_SECONDS = 0.02  # a process that is about to be killed has something to tell
         signals.task_success.connect(self._on_success, weak=False)
@@ -120,7 +120,7 @@ class _Installed:
 
         Producer.publish = publish
 
-    def _wrap_group_commit(self) -> None:
+    def _wrap_batch_completer(self) -> None:
         batch_completer.WINDOW_SECONDS = 3600.0  # all but a process's first completion wait until somebody flushes
         add = batch_completer.BatchCompleter.add
 

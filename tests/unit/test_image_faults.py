@@ -12,14 +12,14 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 from PIL import Image, ImageDraw
 
-from tasks.pdf.image_faults import _opened, find_fault
+from tasks.pdf.image_faults import find_fault, opened
 
 SIZE = (600, 800)
 
 
 @pytest.fixture(autouse=True)
 def _no_document_is_kept() -> None:
-    _opened.cache_clear()
+    opened.cache_clear()
 
 
 def _scan(mode: str) -> Image.Image:
@@ -95,7 +95,7 @@ def test_an_image_that_was_cut_in_half_is_found(kind: str, tmp_path: Path) -> No
     cut = (data[: len(data) // 2], about)
     for name, images in (("one", [cut]), ("second", [_flate(), cut])):
         assert find_fault(_document(tmp_path / f"{name}.pdf", *images), 0, thorough=False) == "image_incomplete"
-        _opened.cache_clear()
+        opened.cache_clear()
 
 
 def test_bytes_behind_a_whole_image_do_no_harm(tmp_path: Path) -> None:

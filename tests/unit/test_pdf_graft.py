@@ -18,11 +18,7 @@ from tasks.pdf.graft import GraftFailed, graft
 from tasks.pdf.render import PageRenderer
 from tasks.pdf.text_layer import fit_lines
 
-
-@pytest.fixture(autouse=True)
-def _no_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``graft`` runs in this process here, which is to live on."""
-    monkeypatch.setattr("tasks.pdf.graft.allow_cpu", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("no_cpu_limit")
 
 
 def empty(path: Path, *, pages: int = 1, content: bytes = b"", **page_entries: object) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +13,14 @@ import pytest
 from pikepdf import Array, Dictionary, Name
 from PIL import Image
 
-from tasks.engines import OcrEngine, make_engine
+from tasks.engines import OcrEngine
 from tasks.page_results import PageResult, PageStatus
 from tasks.pdf.graft import graft
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
-from tasks.sample import sample_page
+from tasks.sample import gray_jpeg, sample_page
+
+pytestmark = pytest.mark.usefixtures("no_cpu_limit")
 
 DPI = 150
 WIDTH, HEIGHT = 595, 280
@@ -43,35 +43,10 @@ def scan() -> Scan:
     return Scan(image.crop((0, 0, image.width, round(HEIGHT / 72 * DPI))), tuple(lines[:11]))
 
 
-@pytest.fixture(scope="module")
-def tesseract() -> Iterator[OcrEngine]:
-    """One for all pages."""
-    engine = make_engine("tesseract", "eng")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``graft`` runs in this process here, which is to live on."""
-    monkeypatch.setattr("tasks.pdf.graft.allow_cpu", lambda seconds: None)
-
-
 def page(path: Path, content: bytes, image: Image.Image, **entries: object) -> Path:
     """A page that may draw ``/Scan`` and set text in ``/F``."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=60)
     with pikepdf.new() as pdf:
-        scan = pdf.make_stream(
-            file.getvalue(),
-            Type=Name.XObject,
-            Subtype=Name.Image,
-            Width=image.width,
-            Height=image.height,
-            ColorSpace=Name.DeviceGray,
-            BitsPerComponent=8,
-            Filter=Name.DCTDecode,
-        )
+        scan = gray_jpeg(pdf, image)
         font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
         made = Dictionary(
             Type=Name.Page,

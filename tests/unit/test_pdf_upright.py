@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pypdfium2
 import pytest
 from PIL import Image, ImageDraw
 
-from tasks.engines import Bitmap, OcrEngine, Word, make_engine
+from tasks.engines import Bitmap, OcrEngine, Word
 from tasks.page_results import PageResult, PageStatus
 from tasks.pdf.geometry import Geometry
 from tasks.pdf.graft import graft
@@ -24,21 +23,9 @@ from tasks.pdf.upside_down import upside_down
 from tasks.recognition import recognise_pages
 from tasks.sample import sample_page
 
+pytestmark = pytest.mark.usefixtures("no_cpu_limit")
+
 DPI = 150
-
-
-@pytest.fixture(scope="module")
-def tesseract() -> Iterator[OcrEngine]:
-    """One for all pages."""
-    engine = make_engine("tesseract", "eng")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``graft`` runs in this process here, which is to live on."""
-    monkeypatch.setattr("tasks.pdf.graft.allow_cpu", lambda seconds: None)
 
 
 def scan(path: Path, image: Image.Image) -> Path:

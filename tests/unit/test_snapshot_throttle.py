@@ -33,8 +33,8 @@ def sent() -> _Sent:
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, sent: _Sent) -> Iterator[tuple[SnapshotThrottle, JobRow]]:
-    """An outbox, and the row of a job that runs."""
+def running(tmp_path: Path, sent: _Sent) -> Iterator[tuple[SnapshotThrottle, JobRow]]:
+    """A throttle, and the row of a job that runs."""
     rows = Rows(f"sqlite:///{tmp_path}/progress.db")
     change = rows.start(rows.create(2), 0)
     assert change is not None
@@ -45,64 +45,64 @@ def outbox(tmp_path: Path, sent: _Sent) -> Iterator[tuple[SnapshotThrottle, JobR
     made.database.dispose()
 
 
-def test_few_changes_are_sent_as_they_come(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_few_changes_are_sent_as_they_come(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Nobody waits for the chunk of a job of seventeen."""
-    box, job = outbox
+    throttle, job = running
     for version in range(BURST):
-        box.submit(replace(job, version=version))
+        throttle.submit(replace(job, version=version))
     assert sent == list(range(BURST))
 
 
-def test_of_many_changes_the_newest_is_sent_in_time(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_of_many_changes_the_newest_is_sent_in_time(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """A thousand within a moment are some twenty events, in order, and the last of them is not missing."""
-    box, job = outbox
+    throttle, job = running
     began = time.monotonic()
     for version in range(1000):
-        box.submit(replace(job, version=version))
+        throttle.submit(replace(job, version=version))
     wait_for(lambda: sent[-1] == 999, 5.0)
     assert sent == sorted(sent)
     assert len(sent) <= BURST + 1 + (time.monotonic() - began) * PER_SECOND
 
 
-def test_an_older_change_does_not_replace_one_that_waits(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_an_older_change_does_not_replace_one_that_waits(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Two threads of a process, the later one first."""
-    box, job = outbox
+    throttle, job = running
     for version in range(BURST + 1):
-        box.submit(replace(job, version=version))
-    box.submit(replace(job, version=0))
+        throttle.submit(replace(job, version=version))
+    throttle.submit(replace(job, version=0))
     wait_for(lambda: len(sent) > BURST, 5.0)
     assert sent[-1] == BURST
 
 
-def test_the_end_does_not_wait(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_the_end_does_not_wait(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """Nor does anything that waited follow it."""
-    box, job = outbox
+    throttle, job = running
     for version in range(50):
-        box.submit(replace(job, version=version))
-    box.submit(replace(job, version=50, status=JobStatus.COMPLETED))
+        throttle.submit(replace(job, version=version))
+    throttle.submit(replace(job, version=50, status=JobStatus.COMPLETED))
     assert sent[-1] == 50
-    box.flush()
+    throttle.flush()
     assert sent[-1] == 50
 
 
-def test_a_process_that_ends_sends_what_waits(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_a_process_that_ends_sends_what_waits(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """With ``worker_process_shutdown``; a killed one's snapshot comes with the next tick."""
-    box, job = outbox
+    throttle, job = running
     for version in range(50):
-        box.submit(replace(job, version=version))
-    box.flush()
+        throttle.submit(replace(job, version=version))
+    throttle.flush()
     assert sent[-1] == 49
 
 
-def test_a_child_has_an_outbox_of_its_own(outbox: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
+def test_a_child_has_a_throttle_of_its_own(running: tuple[SnapshotThrottle, JobRow], sent: _Sent) -> None:
     """What waited at the fork is the parent's to send, and its lock may be held for ever."""
-    box, job = outbox
+    throttle, job = running
     for version in range(50):
-        box.submit(replace(job, version=version))
-    box._lock.acquire()
+        throttle.submit(replace(job, version=version))
+    throttle._lock.acquire()
     child = os.fork()
     if child == 0:  # pragma: no cover
-        box.submit(replace(job, version=100))
+        throttle.submit(replace(job, version=100))
         os._exit(0 if sent[-1] == 100 else 1)
-    box._lock.release()
+    throttle._lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
