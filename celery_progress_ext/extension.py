@@ -23,9 +23,10 @@ from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
+from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
+from celery_progress_ext.story import JobTrackingService, OCRChunkService
 from celery_progress_ext.tracked_job import TrackedJob
 from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
@@ -94,7 +95,7 @@ class CeleryProgress:
 
     @cached_property
     def context(self) -> ProcessContext:
-        """Settings, database, broadcaster and services of this process."""
+        """Settings, database, broadcaster and snapshots of this process."""
         return ProcessContext(lambda: self.app.conf)
 
     @property
@@ -117,15 +118,15 @@ class CeleryProgress:
         """Where snapshots go."""
         return self.context.broadcaster
 
-    @property
+    @cached_property
     def jobs(self) -> JobTrackingService:
         """Reads jobs."""
-        return self.context.jobs
+        return JobTrackingService(self.database, self.context.snapshots)
 
-    @property
+    @cached_property
     def chunks(self) -> OCRChunkService:
         """Reads chunks' counts."""
-        return self.context.chunks
+        return OCRChunkService(self.database, self.context.snapshots)
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -50,7 +50,7 @@ class Operations:
             # The run is open, so this is no failure to retry. What is not sent here, because the broker is away or
             # this process dies, is overdue a lease later, and the reconciler sends it.
             logger.warning("retry_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
-        return self._context.jobs.snapshot(job_id)
+        return self._context.snapshots.get(job_id)
 
     def _send(self, job: JobRow) -> None:
         after = -1
@@ -88,7 +88,7 @@ class Operations:
     def _changed(self, job_id: str, what: str, work: Callable[[Connection], T]) -> T:
         changed = self._context.database.write(work)
         if changed is None:
-            status = self._context.jobs.snapshot(job_id).status
+            status = self._context.snapshots.get(job_id).status
             raise IllegalTransition(f"Cannot {what} job {job_id}: it is {status}.")
         logger.info(f"job_{what}", job_id=job_id)
         return changed
