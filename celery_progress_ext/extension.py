@@ -302,7 +302,7 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     found = None if app is None else _extension_of(app)
     if found is not None:
         admission.install(found.app, receivers.claim_or_refuse, receivers.hand_over)
-        prefork.connect(found._preload)
+        prefork.connect(found._preload, lambda: found.settings.gc_freeze)
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
         _revoke_what_was_called_off(found)

@@ -23,6 +23,12 @@ def test_children_share_what_was_frozen_once(sqlite_chords: Bench, worker: Worke
     assert max(counts) - min(counts) < 500
 
 
+def test_freezing_can_be_switched_off(sqlite_chords: Bench, worker: Workers) -> None:
+    """`progress_gc_freeze`."""
+    sqlite_chords.start_worker(worker, progress_gc_freeze=False)
+    assert sqlite_chords.app.signature("frozen").apply_async().get(timeout=20)[1] == 0
+
+
 def test_a_pool_that_does_not_fork_freezes_nothing(sqlite_chords: Bench, worker: Workers) -> None:
     """Nor does a publisher."""
     sqlite_chords.start_worker(worker, args=["--pool", "solo"])
