@@ -58,10 +58,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is tracked without an app goes to a database of the test, not to a file in the working directory."""
-    own = {"progress_database_url": f"sqlite:///{tmp_path / 'default.db'}"}
-    monkeypatch.setattr(context, "_current", context.ProcessContext(lambda: own))
+    conf = {"progress_database_url": f"sqlite:///{tmp_path / 'default.db'}"}
+    own = context.ProcessContext(lambda: conf)
+    monkeypatch.setattr(context, "_current", own)
+    yield
+    if "database" in vars(own):
+        own.database.dispose()  # Python 3.13 warns of each connection that is left to the garbage collector
 
 
 @pytest.fixture(scope="session")
