@@ -16,7 +16,7 @@ _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "fal
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a deployment can change. Each is ``progress_<name>`` in Celery's configuration, or in capitals in the
-    environment, which wins: the code says what is usual, a deployment what is so here.
+    environment, which wins: code sets defaults, the deployment overrides them.
     """
 
     database_url: str = "sqlite:///progress.db"

@@ -142,7 +142,7 @@ class RedisBroadcaster:
                 return ask()
         except _UNREACHABLE as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            # redis-py's messages name host and port, never the credentials of the URL.
+            # redis-py's messages contain host and port, never the credentials of the URL.
             logger.warning(event, error=type(error).__name__, reason=str(error), **context)
             return None
 

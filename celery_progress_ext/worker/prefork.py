@@ -54,7 +54,7 @@ def _prepare(preload: Callable[[], None], freeze: Callable[[], bool]) -> None:
         frozen = freeze()
         preload()
     except Exception as error:
-        # A setting that does not fit, or a driver that is missing: whoever needs it says so in full.
+        # A setting that does not fit, or a driver that is missing: the first use reports it in full.
         logger.warning("worker_not_preloaded", error=f"{type(error).__name__}: {error}")
     if frozen:
         gc.collect()
