@@ -49,7 +49,7 @@ _current: ProcessContext | None = None
 
 
 def use(context: ProcessContext) -> None:
-    """Make ``context`` the one that code without an app at hand gets (the story's facade)."""
+    """Make ``context`` the one for code that has no app at hand, as the story's facade."""
     global _current
     _current = context
 

@@ -56,7 +56,7 @@ class Operations:
         after = -1
         while batch := sending.unsent_chunks(self._context.database, job.id, after=after, limit=_BATCH):
             for each in batch:
-                # Its pages are to be read again where the run before did not read them all.
+                # Its pages are to be read again, unless the run before read them all.
                 if each.chunk.reservations is None:
                     self._finished_before(each.chunk)
             after = batch[-1].chunk.chunk_index

@@ -186,7 +186,7 @@ def broadcast_job_progress(
     stage: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Send a job's current snapshot to whoever watches it. True where a broadcaster took it.
+    """Send a job's current snapshot to those who watch it. True where a broadcaster took it.
 
     What goes out is what the rows say, with their version, so that a late or repeated call does no harm; the other
     arguments are for the log. An unknown job, or a database or Redis that is away, is a log line, no exception: the

@@ -164,8 +164,8 @@ class RedisBroadcaster:
 class RedisSubscription:
     """One pub/sub connection. One thread calls ``get``; others may ``add`` and ``remove`` meanwhile.
 
-    Whoever waits for something reads the connection unless another does, and keeps what is not for it: messages in a
-    queue, acknowledgements as events.
+    A thread that waits for something reads the connection unless another does, and keeps what is not for it: messages
+    in a queue, acknowledgements as events.
     """
 
     def __init__(self, client: Redis) -> None:

@@ -78,7 +78,7 @@ def keep_newest(waiting: dict[object, Frame], frame: Frame) -> None:
 
 
 class Client(Protocol):
-    """Whoever is sent frames. Offering never blocks: a client that is slow skips, or is given up."""
+    """A receiver of frames. Offering never blocks: a client that is slow skips, or is given up."""
 
     def offer(self, frame: Frame) -> None:
         """Take a frame; called with the topic's lock held."""

@@ -1,4 +1,4 @@
-"""What the broker took: which messages are still to be sent, by whom, and which were."""
+"""What the broker took: which messages were sent, which are still to be sent, and which process sends them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _UNSENT_JOBS = (
 
 
 def jobs_with_unsent_chunks(database: Database, *, limit: int) -> list[str]:
-    """Jobs of which some messages are still to be sent, and nobody is at it."""
+    """Jobs of which some messages are still to be sent, and no process is sending them."""
     return [row.id for row in database.rows(_UNSENT_JOBS, limit=limit)]
 
 
@@ -146,7 +146,7 @@ def mark_sent(
 
     :param tasks: chunk id and task id of each.
     :param due: seconds within which each should be started.
-    :param lease: seconds until somebody else may take over the rest.
+    :param lease: seconds until another process may take over the rest.
     :param last: the sender is done, with or without a rest.
     """
     if tasks:
