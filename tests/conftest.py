@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -191,6 +193,10 @@ def _factory(kind: type[Any], folder: Path) -> Iterator[Callable[..., Any]]:
 
     yield make
     for process in reversed(started):
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and process.alive:
+            # A process that is killed leaves no record of what it ran.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.stop(timeout=5)
         process.kill()
 
 
