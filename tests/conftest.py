@@ -72,7 +72,7 @@ def _own_default_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Valkey (or Redis) for the whole session. Who wants to stop or kill one starts its own."""
+    """A Valkey (or Redis) for the whole session. A test that stops or kills one starts its own."""
     try:
         server = RedisServer()
         server.start()
@@ -102,7 +102,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A RabbitMQ for the whole session. Who wants to kill it starts its own."""
+    """A RabbitMQ for the whole session. A test that kills one starts its own."""
     with rabbit_or_skip(tmp_path_factory.mktemp("rabbit")) as server:
         yield server
 
