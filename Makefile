@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format clean interleavings chaos
+.PHONY: run test lint lint-web format clean interleavings chaos coverage versions
 
 # Everything on embedded defaults, with a sample scan to look at; Ctrl-C ends it.
 run: $(STAMP)
@@ -24,11 +24,28 @@ SECONDS ?= 60
 chaos: $(STAMP)
 	$(BIN)/python -m pytest tests/faults/test_chaos.py $(SEEDS:%=--chaos-seed %) --chaos-seconds $(SECONDS)
 
+# Lines and branches that the tests run, those of workers and other processes too. It takes twice as long as `make test`.
+TESTS ?= tests
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --timeout 300 $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# The lowest versions that pyproject.toml allows, and each Python that it claims; a Python that is not here is named.
+versions: $(STAMP)
+	$(BIN)/python tests/versions.py $(TESTS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The browser's code: TypeScript's checker over its JSDoc types, and ESLint. Needs Node with npm.
+lint-web:
+	cd web && npm install --silent --no-package-lock --no-audit --no-fund
+	cd web && npm run --silent lint
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -43,5 +60,5 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis var
+	rm -rf $(VENV) build dist *.egg-info web/node_modules .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis var
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from celery_progress_ext.jobs import ForgottenJob, JobSnapshot, JobStatus
     from celery_progress_ext.signals import jobs_forgotten
     from celery_progress_ext.stages import PIPELINE_STAGES
-    from celery_progress_ext.storage import JobTrackingService, OCRChunkService
-    from celery_progress_ext.story import ChunkProgressTracker, broadcast_job_progress
+    from celery_progress_ext.story import (
+        ChunkProgressTracker,
+        JobTrackingService,
+        OCRChunkService,
+        broadcast_job_progress,
+    )
     from celery_progress_ext.tracked_job import TrackedJob
     from celery_progress_ext.worker.admission import Superseded
 
@@ -81,11 +85,11 @@ _MODULES = {
     "JobNotFound": "exceptions",
     "JobSnapshot": "jobs",
     "JobStatus": "jobs",
-    "JobTrackingService": "storage",
+    "JobTrackingService": "story",
     "MissingExtra": "exceptions",
     "NotConfigured": "exceptions",
     "NotPublished": "exceptions",
-    "OCRChunkService": "storage",
+    "OCRChunkService": "story",
     "PIPELINE_STAGES": "stages",
     "ProgressError": "exceptions",
     "Superseded": "worker.admission",

@@ -28,7 +28,7 @@ from celery_progress_ext.tracked_job import Operations, TrackedJob
 logger = get_logger(__name__)
 
 POLICIES = ("partial", "fail")
-#: What `apply_async` and `set` may say of every message of the chord.
+#: Options of `apply_async` and `set` that hold for every message of the chord.
 _MESSAGE_OPTIONS = frozenset(
     {
         "queue",
@@ -75,7 +75,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 
     _extension_of: Any = None
 
-    # What a user may say, so that a misspelt keyword is a type checker's error; Celery says more, of clones.
+    # What users may pass, so that a type checker reports a misspelt keyword; Celery passes more, for clones.
     @overload
     def __init__(
         self,
@@ -127,7 +127,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 
     @property
     def tracking(self) -> dict[str, Any]:
-        """What was said of the job when the canvas was made."""
+        """What the canvas was given about its job."""
         return dict(self.kwargs["tracking"])
 
     def freeze(self, _id: str | None = None, **options: Any) -> TrackedJob:
@@ -209,7 +209,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
 
 
 def bind(find: Any) -> None:
-    """Tell the primitive how to find the extension of an app."""
+    """Set how the primitive finds the extension of an app."""
     tracked_chord._extension_of = staticmethod(find)
 
 

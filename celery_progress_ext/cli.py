@@ -28,7 +28,7 @@ def progress() -> None:
 
 
 def _command(*params: Callable[[Any], Any]) -> Callable[[Callable[..., None]], Any]:
-    """A command that gets the app's ``CeleryProgress`` first, and says errors in a sentence."""
+    """A command that gets the app's ``CeleryProgress`` first, and prints an error as one sentence."""
 
     def wrap(work: Callable[..., None]) -> Any:
         @wraps(work)

@@ -9,11 +9,14 @@ from typing import Any
 
 from celery_progress_ext.exceptions import InvalidSetting
 
+#: What a setting that is true or false may say, in the environment too.
+_YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a deployment can change. Each is ``progress_<name>`` in Celery's configuration, or in capitals in the
-    environment, which wins: the code says what is usual, a deployment what is so here.
+    environment, which wins: code sets defaults, the deployment overrides them.
     """
 
     database_url: str = "sqlite:///progress.db"
@@ -29,6 +32,8 @@ class Settings:
     max_attempts: int = 3
     #: Jobs that ended longer ago are deleted with their chunks and events. Days.
     retention_days: float = 30.0
+    #: Whether a prefork worker calls ``gc.freeze`` before it forks its children, so that they share more memory.
+    gc_freeze: bool = True
 
     def __post_init__(self) -> None:
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):
@@ -39,7 +44,7 @@ class Settings:
     def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
         """From a Celery app's ``conf`` and the environment.
 
-        :raises InvalidSetting: when a value is not of the setting's type or not above zero.
+        :raises InvalidSetting: when a value is not of the setting's type, or a number is not above zero.
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
@@ -61,6 +66,11 @@ class Settings:
 def _convert(key: str, value: Any, default: Any) -> Any:
     if default is None or isinstance(default, str):
         return str(value)
+    if isinstance(default, bool):
+        answer = _YES_OR_NO.get(str(value).lower())
+        if answer is None:
+            raise InvalidSetting(f"{key} must be true or false, not {value!r}")
+        return answer
     try:
         return type(default)(value)
     except (TypeError, ValueError):

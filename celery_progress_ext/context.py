@@ -1,4 +1,4 @@
-"""What a process needs to track jobs: settings, database, broadcaster and services, each made on first use."""
+"""What a process needs to track jobs: settings, database, broadcaster and snapshots, each made on first use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots
-from celery_progress_ext.storage.services import set_default
+from celery_progress_ext.storage import Database, Snapshots
 
 
 class ProcessContext:
@@ -45,25 +44,14 @@ class ProcessContext:
         """Rows to snapshots."""
         return Snapshots(self.database, self.settings)
 
-    @cached_property
-    def jobs(self) -> JobTrackingService:
-        """The story's job service."""
-        return JobTrackingService(self.database, self.snapshots)
-
-    @cached_property
-    def chunks(self) -> OCRChunkService:
-        """The story's chunk service."""
-        return OCRChunkService(self.database, self.snapshots)
-
 
 _current: ProcessContext | None = None
 
 
 def use(context: ProcessContext) -> None:
-    """Make ``context`` the one that code without an app at hand gets (the story's tracker and broadcast)."""
+    """Make ``context`` the one for code that has no app at hand, as the story's facade."""
     global _current
     _current = context
-    set_default(lambda: (context.database, context.snapshots))
 
 
 def current() -> ProcessContext:

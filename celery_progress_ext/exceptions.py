@@ -30,7 +30,7 @@ class InvalidCanvas(ProgressError):
 
 
 class NotPublished(ProgressError):
-    """The job's messages cannot be sent as they are; the job is FAILED: mend what the cause names, then retry it.
+    """The job's messages cannot be sent as they are; the job is FAILED: fix what the cause names, then retry it.
 
     :ivar job_id: the job.
     """
@@ -41,7 +41,7 @@ class NotPublished(ProgressError):
 
 
 class DatabaseError(ProgressError):
-    """The database refused what it was asked; the cause is what it said.
+    """The database refused a statement; the cause is its own error.
 
     :ivar orig: the driver's error.
     """

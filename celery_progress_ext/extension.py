@@ -23,9 +23,10 @@ from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService
+from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
+from celery_progress_ext.story import JobTrackingService, OCRChunkService
 from celery_progress_ext.tracked_job import TrackedJob
 from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
@@ -94,7 +95,7 @@ class CeleryProgress:
 
     @cached_property
     def context(self) -> ProcessContext:
-        """Settings, database, broadcaster and services of this process."""
+        """Settings, database, broadcaster and snapshots of this process."""
         return ProcessContext(lambda: self.app.conf)
 
     @property
@@ -117,15 +118,15 @@ class CeleryProgress:
         """Where snapshots go."""
         return self.context.broadcaster
 
-    @property
+    @cached_property
     def jobs(self) -> JobTrackingService:
         """Reads jobs."""
-        return self.context.jobs
+        return JobTrackingService(self.database, self.context.snapshots)
 
-    @property
+    @cached_property
     def chunks(self) -> OCRChunkService:
         """Reads chunks' counts."""
-        return self.context.chunks
+        return OCRChunkService(self.database, self.context.snapshots)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -161,17 +162,20 @@ class CeleryProgress:
         return Reporter(self.heartbeats)
 
     def report(self, task: Task, *, done: int, total: int | None = None) -> None:
-        """A task says how many pages of its chunk (or of the merge) are done; cheap, call it after each page.
+        """Report how many pages of a task's chunk (or of the merge) are done; cheap, call it after each page.
 
         Outside a tracked job it does nothing, so a task can also be called by itself.
 
+        :param done: pages done in this run of the task. More than the chunk has count as all of them; fewer than before
+            take nothing back from the bar.
+        :param total: of how many, for Celery's result backend and Flower; the bar knows the chunk's range.
         :raises Superseded: a ``celery.exceptions.Ignore``, when the job was cancelled or another attempt took over;
             let it pass.
         """
         self._reporter.report(task, done=done, total=total)
 
     def reservation(self, task: Task, *, page: int, message: str) -> None:
-        """A task says that it could not wholly read (or do) a page of its chunk: the chunk may still succeed, and its
+        """Report a page of a task's chunk that could not be wholly read (or done): the chunk may still succeed, and its
         job ends PARTIAL and names the page. A retry runs the chunk again. Outside a tracked chunk it does nothing.
 
         :param page: counted as the chunk's range is.
@@ -266,17 +270,17 @@ def _extension_of(app: Celery) -> CeleryProgress | None:
 def _on_beat_init(sender: Any = None, **_: Any) -> None:
     found = _extension_of(sender.app)
     if found is not None:
-        # Beat inside a worker (-B) has closed every descriptor that it inherited, behind the backs of the objects that
-        # own them. Garbage among these (a kombu epoll) closes its number once more when it is collected: not later,
-        # when that is a socket of the tick's.
+        # Beat inside a worker (-B) has closed every descriptor that it inherited, without the objects that own them.
+        # If collected later, such an object (a kombu epoll) closes the same descriptor number again, by then perhaps
+        # one of the tick's sockets; collect it now.
         gc.collect()
         found.beat_tick.start()
     _end_beat_once()
 
 
 def _end_beat_once() -> None:
-    """Let the first SIGTERM or SIGINT end beat, and no other interrupt it: Celery's handler sets an event, whose lock a
-    second signal that strikes meanwhile would wait for, and beat would hang, deaf to any further one.
+    """Let the first SIGTERM or SIGINT end beat, and ignore any further one. Celery's handler sets an event; a second
+    signal that strikes meanwhile would wait for that event's lock, and beat would hang.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -301,15 +305,15 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
     found = None if app is None else _extension_of(app)
     if found is not None:
         admission.install(found.app, receivers.claim_or_refuse, receivers.hand_over)
-        prefork.connect(found._preload)
+        prefork.connect(found._preload, lambda: found.settings.gc_freeze)
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
         _revoke_what_was_called_off(found)
 
 
 def _revoke_what_was_called_off(found: CeleryProgress) -> None:
-    """A worker that starts after a cancel has not heard of it, while the messages wait in the queue (Celery keeps
-    revokes in its workers' memory only).
+    """A worker that starts after a cancel does not know of it, while the job's messages still wait in the queue: Celery
+    keeps revokes in its workers' memory only.
     """
     from celery.worker import state
 

@@ -1,7 +1,7 @@
 """One rule for forks: what belongs to a process begins anew in a child.
 
-Right after the fork, when there is one thread: threads and timers of the parent are not there, and a lock may be held
-by one of them for good.
+Right after the fork, when there is one thread: the parent's threads and timers are not there, and a lock that one of
+them held is never released.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class BeginsAnew(Protocol):
     """Something with threads, locks or connections of its own."""
 
     def begin_anew(self) -> None:
-        """Be as if just made. Called in a forked child; what the parent has is left to the parent."""
+        """Start as if just made. Called in a forked child; what belongs to the parent is left to it."""
 
 
 _ours: weakref.WeakSet[BeginsAnew] = weakref.WeakSet()

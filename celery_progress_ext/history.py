@@ -36,8 +36,8 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One row of a job's history, as far as it says something about the rows. ``type`` may be one of a newer version
-    of the library.
+    """One row of a job's history, with what the replay needs of it. ``type`` may be one of a newer version of the
+    library.
     """
 
     version: int

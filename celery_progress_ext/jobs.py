@@ -50,7 +50,7 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 #: From where a person may retry. A COMPLETED job has nothing left to do.
 RETRYABLE = JOB_TRANSITIONS[JobStatus.PROCESSING] - ACTIVE
 
-#: What a caller who tracks a job by hand may make of it: everything but a retry, which sends chunks again.
+#: The statuses that a job tracked by hand may be given: all changes but a retry, which sends chunks again.
 MANUAL_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         status: since - RETRYABLE if status is JobStatus.PROCESSING else since

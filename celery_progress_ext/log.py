@@ -1,7 +1,7 @@
 """The library's log lines: through structlog as the application set it up, else to the standard library's ``logging``.
 
-structlog without a set-up prints every line; a Celery worker takes what is printed for a warning, whatever its
-``--loglevel``. So without one, lines go to the logger of their module, whose level counts.
+structlog prints every line unless it was configured, and a Celery worker logs what is printed as a warning, whatever
+its ``--loglevel``. So until an application configures structlog, lines go to the logger of their module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Logger:
 
     def __getattr__(self, method: str) -> Any:
         if "structlog" not in sys.modules and not self._heard(method):
-            # Nobody has set it up, and nobody would see the line: not worth an import of 4 MB, with rich.
+            # Not configured, and the line would not be shown: not worth an import of 4 MB, with rich.
             return _unheard
         import structlog
 

@@ -50,13 +50,13 @@ class Operations:
             # The run is open, so this is no failure to retry. What is not sent here, because the broker is away or
             # this process dies, is overdue a lease later, and the reconciler sends it.
             logger.warning("retry_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
-        return self._context.jobs.snapshot(job_id)
+        return self._context.snapshots.get(job_id)
 
     def _send(self, job: JobRow) -> None:
         after = -1
         while batch := sending.unsent_chunks(self._context.database, job.id, after=after, limit=_BATCH):
             for each in batch:
-                # Its pages are to be read again where the run before did not read them all.
+                # Its pages are to be read again, unless the run before read them all.
                 if each.chunk.reservations is None:
                     self._finished_before(each.chunk)
             after = batch[-1].chunk.chunk_index
@@ -88,7 +88,7 @@ class Operations:
     def _changed(self, job_id: str, what: str, work: Callable[[Connection], T]) -> T:
         changed = self._context.database.write(work)
         if changed is None:
-            status = self._context.jobs.snapshot(job_id).status
+            status = self._context.snapshots.get(job_id).status
             raise IllegalTransition(f"Cannot {what} job {job_id}: it is {status}.")
         logger.info(f"job_{what}", job_id=job_id)
         return changed

@@ -66,7 +66,7 @@ class QueueKey(NamedTuple):
     priority: int | None
 
 
-#: What a task, its signature or a route may say of where a message goes.
+#: Options of a task, its signature or a route that decide where a message goes.
 _WHERE = ("queue", "exchange", "routing_key", "priority")
 
 
@@ -171,7 +171,7 @@ class Publisher:
             return None
 
     def _queue_key(self, signature: Mapping[str, Any]) -> QueueKey:
-        """As Celery finds it, from what the task, its signature and the routes say."""
+        """As Celery finds it, from the options of the task, its signature and the routes."""
         task = self._app.tasks.get(signature["task"])
         said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
         route = self._app.amqp.router.route(

@@ -1,19 +1,159 @@
-"""The story's tracker: commit the rows, then broadcast."""
+"""The specification's facade, for code that tracks by hand: ``ChunkProgressTracker``, its two services and
+``broadcast_job_progress``, with the names, arguments and messages that the specification gives them.
+
+The input and output is done once, synchronously; each async method runs a synchronous one in a thread. Nothing of the
+library's own uses this module but ``CeleryProgress.jobs`` and ``.chunks``, which are the two services.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from celery_progress_ext import context
 from celery_progress_ext.chunks import ChunkProgress, percent
-from celery_progress_ext.exceptions import JobNotFound, ProgressError
+from celery_progress_ext.config import Settings
+from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound, ProgressError
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.stages import StageName, stage
+from celery_progress_ext.storage import Database, Snapshots, chunk_changes, events, job_changes, lookups
 
 logger = get_logger(__name__)
+
+#: Rows as a program reads them; an alias, since `JobTrackingService.list` hides the type in the class.
+Rows = list[dict[str, Any]]
+SnapshotList = list[JobSnapshot]
+
+_Self = TypeVar("_Self")
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
+
+
+def _in_a_thread(
+    method: Callable[Concatenate[_Self, _Given], _Answer],
+) -> Callable[Concatenate[_Self, _Given], Coroutine[Any, Any, _Answer]]:
+    """The async form of a method that waits for the database: same arguments, same answer."""
+
+    @functools.wraps(method)
+    async def call(self: _Self, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Answer:
+        return await asyncio.to_thread(method, self, *args, **kwargs)
+
+    return call
+
+
+class _Service:
+    """A service over one database, this process's unless one is given; found on first use."""
+
+    def __init__(self, database: Database | None = None, snapshots: Snapshots | None = None) -> None:
+        self._given: tuple[Database, Snapshots] | None = None
+        if database is not None:
+            self._given = database, snapshots or Snapshots(database, Settings.read({}))
+
+    @property
+    def _database(self) -> Database:
+        return self._given[0] if self._given else context.current().database
+
+    @property
+    def _snapshots(self) -> Snapshots:
+        return self._given[1] if self._given else context.current().snapshots
+
+
+class JobTrackingService(_Service):
+    """Reads jobs, and takes what a caller says of a job that it tracks by hand."""
+
+    def snapshot(self, job_id: str) -> JobSnapshot:
+        """The whole truth about a job.
+
+        :raises JobNotFound: when there is no such job.
+        """
+        return self._snapshots.get(job_id)
+
+    def list(self, matter_id: str | None = None, *, limit: int = 50, active_only: bool = False) -> SnapshotList:
+        """Snapshots of a matter's jobs, or of all, newest first."""
+        return self._snapshots.find(matter_id=matter_id, limit=limit, active_only=active_only)
+
+    def latest_for_document(self, document_id: str) -> JobSnapshot | None:
+        """The newest job over a document."""
+        row = lookups.newest_of_document(self._database, document_id)
+        return None if row is None else self._snapshots.of(row)
+
+    def chunks(self, job_id: str) -> Rows:
+        """The chunk rows of a job in order: index, range, status, attempt, pages done, times, error.
+
+        :raises JobNotFound: when there is no such job.
+        """
+        rows = lookups.chunk_list(self._database, job_id)
+        if not rows and lookups.job(self._database, job_id) is None:
+            raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
+        return rows
+
+    def history(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Rows:
+        """What happened to a job, oldest first, with versions above ``after``."""
+        return events.read(self._database, job_id, after=after, limit=limit)
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        status: JobStatus,
+        stage: str | None = None,
+        progress_pct: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        error: str | None = None,
+    ) -> JobSnapshot | None:
+        """Record what a caller says of a job. None, and a log line, where the job is unknown or the step not legal.
+
+        The percent never goes down; metadata is merged into what is there.
+        """
+        row = self._database.write(
+            lambda conn: job_changes.update_status(
+                conn,
+                job_id,
+                status=JobStatus(status),
+                stage=stage,
+                progress_pct=progress_pct,
+                metadata=metadata,
+                error=error,
+            )
+        )
+        if row is None:
+            logger.warning("job_update_ignored", job_id=job_id, status=str(status), reason="unknown or not legal")
+            return None
+        return self._snapshots.of(row)
+
+    #: :meth:`update` for async callers.
+    update_job_status = _in_a_thread(update)
+
+
+class OCRChunkService(_Service):
+    """Reads and fails chunks by hand."""
+
+    def progress(self, document_id: str) -> ChunkProgress:
+        """Counts of the newest job over a document; all zero where there is none."""
+        row = lookups.newest_of_document(self._database, document_id)
+        return ChunkProgress(total=0, pending=0, processing=0, completed=0, failed=0) if row is None else row.chunks
+
+    #: :meth:`progress` for async callers.
+    get_chunk_progress = _in_a_thread(progress)
+
+    def record_failure(self, chunk_id: str, error_message: str) -> JobSnapshot | None:
+        """Fail a chunk by hand, whatever attempt is on it. None where it is finished or the run is over.
+
+        :raises ChunkNotFound: when there is no such chunk.
+        """
+        change = self._database.write(lambda conn: chunk_changes.fail(conn, chunk_id, error=error_message))
+        if change is None:
+            if lookups.chunk(self._database, chunk_id) is None:
+                raise ChunkNotFound(f"There is no chunk {chunk_id!r}.")
+            return None
+        return self._snapshots.of(change.job)
+
+    #: :meth:`record_failure` for async callers.
+    record_chunk_failure = _in_a_thread(record_failure)
 
 
 class JobTracker(Protocol):
@@ -46,7 +186,7 @@ def broadcast_job_progress(
     stage: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Send a job's current snapshot to whoever watches it. True where a broadcaster took it.
+    """Send a job's current snapshot to those who watch it. True where a broadcaster took it.
 
     What goes out is what the rows say, with their version, so that a late or repeated call does no harm; the other
     arguments are for the log. An unknown job, or a database or Redis that is away, is a log line, no exception: the
@@ -58,7 +198,7 @@ def broadcast_job_progress(
         return False
     current = context.current()
     try:
-        return current.broadcaster.publish(current.jobs.snapshot(job_id))
+        return current.broadcaster.publish(current.snapshots.get(job_id))
     except JobNotFound:
         log.warning("broadcast_skipped", reason="unknown job", metadata=dict(metadata or {}))
     except ProgressError as error:
@@ -84,14 +224,14 @@ class ChunkProgressTracker:
     def job_tracker(self) -> JobTracker:
         """The job service, made on first use."""
         if self._job_tracker is None:
-            self._job_tracker = context.current().jobs
+            self._job_tracker = JobTrackingService()
         return self._job_tracker
 
     @property
     def chunk_service(self) -> ChunkSource:
         """The chunk service, made on first use."""
         if self._chunk_service is None:
-            self._chunk_service = context.current().chunks
+            self._chunk_service = OCRChunkService()
         return self._chunk_service
 
     async def update_chunk_progress(self, *, job_id: str | None, document_id: str, matter_id: str) -> None:

@@ -72,7 +72,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
 
         :raises JobNotFound: when there is no such job.
         """
-        return self._extension.context.jobs.snapshot(self.id)
+        return self._extension.context.snapshots.get(self.id)
 
     def watch(self, timeout: float | None = None) -> Iterator[JobSnapshot]:
         """Snapshots as they come, each newer than the last, to the terminal one.

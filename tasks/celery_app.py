@@ -35,7 +35,7 @@ app.conf.update(
     # Shorter than a chunk, and Redis hands the chunk out again while it is being worked on (F19).
     broker_transport_options={
         "visibility_timeout": max(3600, _LONGEST_CHUNK + 600),
-        # A Redis that goes silent without a word would hold up a publisher, or beat's tick, for ever.
+        # A Redis that goes silent would otherwise hold up a publisher, or beat's tick, indefinitely.
         "socket_timeout": 30,
     },
     # A gap between two chunks longer than this leaves the chord's counter behind (F16).

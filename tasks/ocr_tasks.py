@@ -21,8 +21,8 @@ from tasks.page_results import PageResult, PageStatus, sentence
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
 
-#: What may go well the next time: a store that cannot be reached, a machine short of memory. What is not there, or
-#: cannot be read, stays so. Redis tells of its own trouble to the library, not to a task.
+#: Errors worth a retry: a store that cannot be reached, a machine short of memory. A file that is missing or cannot be
+#: read stays so. Redis errors are handled by the library.
 _RETRIES: dict[str, Any] = {
     "autoretry_for": (OSError, MemoryError),
     "dont_autoretry_for": (FileNotFoundError, PermissionError),

@@ -110,7 +110,8 @@ def matter_channel(matter_id: str) -> str:
 
 
 def event_name(snapshot: JobSnapshot, event: str | None) -> str:
-    """What a new version goes out as. A job that ended says so, whatever the publisher called it: readers end on it."""
+    """The event that a new version goes out as. For a job that ended it is the terminal one, whatever the publisher
+    called it: readers end on it."""
     return snapshot.event if event is None or snapshot.status.terminal else event
 
 

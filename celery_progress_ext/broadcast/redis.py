@@ -142,7 +142,7 @@ class RedisBroadcaster:
                 return ask()
         except _UNREACHABLE as error:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            # redis-py's messages name host and port, never the credentials of the URL.
+            # redis-py's messages contain host and port, never the credentials of the URL.
             logger.warning(event, error=type(error).__name__, reason=str(error), **context)
             return None
 
@@ -164,8 +164,8 @@ class RedisBroadcaster:
 class RedisSubscription:
     """One pub/sub connection. One thread calls ``get``; others may ``add`` and ``remove`` meanwhile.
 
-    Whoever waits for something reads the connection unless another does, and keeps what is not for it: messages in a
-    queue, acknowledgements as events.
+    A thread that waits for something reads the connection unless another does, and keeps what is not for it: messages
+    in a queue, acknowledgements as events.
     """
 
     def __init__(self, client: Redis) -> None:

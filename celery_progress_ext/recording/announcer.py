@@ -1,4 +1,4 @@
-"""What took effect, said to operators (log lines) and to readers (snapshots)."""
+"""Announces what took effect: log lines for operators, snapshots for readers."""
 
 from __future__ import annotations
 

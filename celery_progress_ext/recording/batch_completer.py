@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.storage.chunk_changes import Completion
 
-#: A process commits completions at most so often; its readers are sent no more (``snapshot_throttle.PER_SECOND``).
+#: A process commits completions at most so often, which is also how often it sends to readers
+#: (``snapshot_throttle.PER_SECOND``).
 #: Seconds.
 WINDOW_SECONDS = 0.1
 

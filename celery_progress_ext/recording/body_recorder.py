@@ -1,4 +1,4 @@
-"""What happens to a job's body: claimed once, alive, finished or failed, and sent when nobody else does."""
+"""What happens to a job's body: claimed once, alive, finished or failed, and published where Celery's chord cannot."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def process_name() -> str:
-    """This process, as a chunk's row names who works on it: ``host:pid:place.start``.
+    """This process, as a chunk's row names the one that works on it: ``host:pid:place.start``.
 
     Two processes may share a host name and a pid without sharing either (containers with a fixed host name), and a pid
     is used again: ``place`` is the machine's boot and its PID namespace, ``start`` when the process was started.

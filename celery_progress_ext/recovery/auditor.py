@@ -3,8 +3,8 @@
 Every job is audited once after it ended, and again after a retry ended; running jobs take turns. A tick reads a bounded
 number of rows, so an ended job with more rows is audited over several ticks: nothing of it changes any more.
 
-A drift is logged, once per job and version. It is no event of the job: a history that its own audit writes to could not
-be what the audit compares with.
+A drift is logged, once per job and version. It is not a job event: the audit must not write to the history that it
+verifies.
 """
 
 from __future__ import annotations

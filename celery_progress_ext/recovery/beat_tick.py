@@ -2,8 +2,8 @@
 
 As a message it would wait in the queue behind every chunk that was sent before it, and for a free process behind every
 chunk at work: recovery and broadcasts would stall just when they are needed, and with no live worker not even that
-would be reported. So where
-beat is about to publish the tick, it runs it in a thread of its own instead; anywhere else the task is a task.
+would be reported. So beat runs the tick in a thread of its own where it would publish it; anywhere else the tick is
+an ordinary task.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class BeatTick:
 
 
 def task_class(beat_tick: Callable[[], BeatTick]) -> type[Any]:
-    """The class of the tick task: what beat's scheduler publishes wakes ``beat_tick()`` where that was started."""
+    """The class of the tick task: publishing it wakes ``beat_tick()`` where that was started, as in beat."""
 
     class Tick(Task):  # type: ignore[misc]
         abstract = True

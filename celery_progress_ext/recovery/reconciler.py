@@ -160,7 +160,7 @@ class Reconciler:
         return len(due)
 
     def conclude(self) -> int:
-        """Runs that ended, and whose result or followers were not published: whoever ended them died, or could not."""
+        """Runs whose result or followers were not published at their end: the process died first, or failed to."""
         lease = self._context.settings.lease_seconds
         found = endings.unfollowed(self._context.database, lease=lease, most=_CONCLUDED_WITHIN, limit=queries.BATCH)
         for job in found:

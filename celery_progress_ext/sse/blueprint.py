@@ -174,7 +174,7 @@ class _Readers:
                 if not handed_over:
                     give_back()
             if handed_over:
-                # The server lets its end of the connection go, without a word on the wire.
+                # The server closes its descriptor of the connection and writes nothing more.
                 raise BrokenPipeError(errno.EPIPE, "the stream goes on without this request")
 
         return event_stream(parts())
@@ -189,7 +189,7 @@ class ServerSentEventsBlueprint(flask_sse.ServerSentEventsBlueprint):  # type: i
 
     :param authorize_channel: called with the channel that a request asks for; it aborts when the request may not
         read it. Reserved channels are refused before.
-    :param caps: how many streams a process serves; who comes when it is full is told to try again in 10 s.
+    :param caps: how many streams a process serves; a client that comes when it is full is asked to try again in 10 s.
     :param keepalive_seconds: a stream is never silent for longer.
     """
 
@@ -411,7 +411,7 @@ class _Channels:
 
 
 def _server(client: Redis) -> tuple[Any, ...]:
-    """What tells one Redis from another; the database does not matter, since channels have none."""
+    """What distinguishes one Redis from another; the database does not matter, since channels do not belong to one."""
     known = client.connection_pool.connection_kwargs
     return tuple(known.get(name) for name in ("host", "port", "path", "username", "password"))
 
@@ -459,7 +459,7 @@ def progress_events(
     :param authorize: called with the matter of a request; it aborts when the request may not read that matter.
     :param keepalive_seconds: a stream is never silent for longer, and a client that is gone is noticed within it.
     :param poll_seconds: how often the database is read while nothing is broadcast.
-    :param max_streams: per process; who comes when it is full is told to try again in 10 s.
+    :param max_streams: per process; a client that comes when it is full is asked to try again in 10 s.
     :param max_streams_per_address: the same for one client address (``request.remote_addr``).
     :param max_streams_per_credential: the same for what ``credential`` names.
     :param credential: an id of the request's credential, for that cap; without it there is none.

@@ -76,8 +76,8 @@ def can_hand_over(environ: Mapping[str, Any]) -> bool:
 def handed_over(environ: Mapping[str, Any]) -> tuple[int, bool] | None:
     """A duplicate of the request's socket and whether its body is chunked; None where the server keeps its socket.
 
-    After :class:`BrokenPipeError` from the response gunicorn takes the client for gone, closes its own descriptor
-    without a word on the wire, and its greenlet ends.
+    After :class:`BrokenPipeError` from the response gunicorn takes the client for gone: it closes its own descriptor
+    without writing anything more, and its greenlet ends.
     """
     if not can_hand_over(environ):
         return None

@@ -78,7 +78,7 @@ def keep_newest(waiting: dict[object, Frame], frame: Frame) -> None:
 
 
 class Client(Protocol):
-    """Whoever is sent frames. Offering never blocks: a client that is slow skips, or is given up."""
+    """A receiver of frames. Offering never blocks: a client that is slow skips, or is given up."""
 
     def offer(self, frame: Frame) -> None:
         """Take a frame; called with the topic's lock held."""
@@ -174,7 +174,7 @@ class Topic:
     def join(self, client: Client, last_id: int | None = None) -> None:
         """Offer a client what is current, and from now on everything.
 
-        :param last_id: the id of the last event that the client has, by its own word.
+        :param last_id: the id of the last event that the client says it has.
         """
         self.look()
         with self.lock:
@@ -323,7 +323,7 @@ class Hub:
         self._wake.set()
 
     def close(self) -> None:
-        """End all streams and the reader. Who comes later is told at once that it is closed. May be called again."""
+        """End all streams and the reader. Later clients are closed at once. May be called again."""
         self._closing.set()
         self._wake.set()
         with self._lock:
@@ -354,7 +354,7 @@ class Hub:
                         if received is not None:
                             self._deliver(*received)
             except Exception as error:
-                # Whatever ended it: without a reader every stream of this process would be silent.
+                # Whatever ended the reader: without one every stream of this process would be silent.
                 logger.warning("sse_reader_lost", error=type(error).__name__, reason=str(error))
             finally:
                 self._abandon()
@@ -415,7 +415,7 @@ class Hub:
                 topic.acknowledged = False
                 self._subscription.remove(topic.channel)
 
-    # Who looks for what was missed
+    # Looking for what was missed
 
     def _look(self) -> None:
         turn = max(min(self._poll_seconds, self._keepalive_seconds, 2.0) / 4, 0.02)

@@ -30,7 +30,7 @@ class Published:
 
     @classmethod
     def of(cls, message: Message) -> Published:
-        """A message; a heartbeat without change is told apart by the topic, which knows what its clients have."""
+        """A message. Whether it is a heartbeat without change, the topic decides: it knows what its clients have."""
         return cls(message.payload, event=None if message.version is None else message.event)
 
     @property
@@ -56,5 +56,5 @@ class Published:
 
     @cached_property
     def heartbeat(self) -> Frame:
-        """A sign of life for who has this version already."""
+        """A sign of life for clients that have this version already."""
         return Frame(self.job_id, wire.encode(self.body, event=HEARTBEAT), sign=True)

@@ -111,11 +111,11 @@ class SnapshotReader:
 
 
 class _Batch(Generic[T]):
-    """One read, and all who wait for it."""
+    """One read, and the threads that wait for it."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        #: Whoever was to read was killed before it had an answer: the others ask again.
+        #: The thread that was to read was killed before it had an answer: the others ask again.
         self.abandoned = False
         self.error: Exception | None = None
         self.found: T
@@ -126,21 +126,22 @@ class _Line(Generic[T]):
 
     def __init__(self) -> None:
         self.reading = threading.Lock()
-        #: Those for whom the next read is; none once it has begun, since it may miss what came later.
+        #: The threads that the next read serves; none once it has begun, since it may miss what came later.
         self.next: _Batch[T] | None = None
         self.begun_at = float("-inf")
         self.allowance = float(_BURST)
 
 
 class _Shared(Generic[T]):
-    """Reads that were begun after all who wait for them came. One at a time for each key, and not too many a second."""
+    """Reads that begin only after every thread that waits for them has come. One at a time for each key, and not too
+    many a second."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
 
     def get(self, key: str, read: Callable[[], T]) -> T:
-        """What ``read`` returns or raises, for all who wait for it."""
+        """What ``read`` returns or raises, for every thread that waits for it."""
         while True:
             with self._lock:
                 line = self._line(key)

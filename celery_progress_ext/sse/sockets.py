@@ -1,8 +1,8 @@
 """Streams whose sockets the reader of the process writes itself: no thread or greenlet for each, no wait, no copy.
 
 A server hands a socket over once the head of the response is sent (``gevent_support`` knows which servers can). What
-the kernel does not take at once waits as the newest frame of each job, so a slow client skips. One ``epoll`` tells when
-a socket takes more and, at once, when its client has gone.
+the kernel does not take at once waits as the newest frame of each job, so a slow client skips. One ``epoll`` reports
+when a socket takes more, and when its client has gone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SocketWriter:
 
         :param fd: a socket that does not block; it belongs to the writer from now on.
         :param chunked: whether the body is in HTTP/1.1 chunks.
-        :param ended: called once when the stream is over, whoever ended it.
+        :param ended: called once when the stream is over, whichever side ended it.
         """
         keep_little_unsent(fd)
         client = SocketClient(self, fd, hub, topic, chunked=chunked, ended=ended)
@@ -147,7 +147,7 @@ class SocketClient:
         self.ended = ended
         self._chunked = chunked
         self._blocked = False
-        #: Nothing more will come; what waits is sent yet.
+        #: Nothing more will come; what waits is still sent.
         self._closing = False
         self._ended_body = False
         #: What the kernel did not take of the frame before; it has to come first.
@@ -216,7 +216,7 @@ class SocketClient:
         return False
 
     def keep_alive(self, before: float, now: float) -> None:
-        """Say something, where nothing was said since ``before``."""
+        """Send a keepalive to clients that were sent nothing since ``before``."""
         topic = self._topic
         if topic is None or self._blocked or max(self._said_at, topic.said_at) > before:
             return

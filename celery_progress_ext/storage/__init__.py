@@ -1,10 +1,9 @@
-"""Jobs, chunks and events in SQL: tables, guarded changes, snapshots and the story's two services.
+"""Jobs, chunks and events in SQL: tables, guarded changes and snapshots.
 
-``migrate`` is not imported here: Alembic and SQLAlchemy are 20 MB that a worker has no use for.
+``migrate`` is not imported here: a worker has no use for Alembic.
 """
 
 from celery_progress_ext.storage.database import Database
-from celery_progress_ext.storage.services import JobTrackingService, OCRChunkService
 from celery_progress_ext.storage.snapshots import Snapshots
 
-__all__ = ["Database", "JobTrackingService", "OCRChunkService", "Snapshots"]
+__all__ = ["Database", "Snapshots"]

@@ -1,7 +1,7 @@
-"""Is what is shown true? Every job recounted from its chunk rows, and its rows compared with its history.
+"""The audit: every job is recounted from its chunk rows, and its rows are compared with its history.
 
 A job's rows and events are read a page at a time, so that 10,000 chunks need no more memory than their statuses, and
-as they were at one moment (:meth:`Database.read`), so that workers that write meanwhile are no drift.
+as they were at one moment (:meth:`Database.read`), so that concurrent writes do not look like drift.
 """
 
 from __future__ import annotations

@@ -163,10 +163,10 @@ _NOT_HELD = sa.select(jobs.c.id).where(_OF_JOB).with_for_update(skip_locked=True
 def take_dispatch(
     conn: Connection, job_id: str, *, grace: float, seen_dispatches: int | None = None
 ) -> BodyDispatch | None:
-    """Take it on oneself to publish the body; None where it is not due, alive, or just published by another.
+    """Claim the publishing of the body; None where it is not due, is alive, or was just published by another process.
 
     :param grace: seconds until the next one may take it.
-    :param seen_dispatches: given by whoever saw the last chunk end: publish now, unless somebody did since.
+    :param seen_dispatches: given by the process that recorded the last chunk's end: publish now, unless another has.
     """
     values = {"of_job": job_id, "new_grace": grace}
     if conn.execute(_NOT_HELD, {"of_job": job_id}).first() is None:

@@ -49,7 +49,7 @@ _BEGIN_WRITE, _BEGIN_READ = "BEGIN IMMEDIATE", "BEGIN"
 
 
 class Stale(Exception):
-    """The change no longer applies (the run is over, its merge has begun): roll back, as if it had not been asked."""
+    """The change no longer applies (the run is over, its merge has begun): roll back, as if it had never begun."""
 
 
 class Database:
@@ -98,7 +98,7 @@ class Database:
 
         :raises DatabaseNotMigrated: when the tables are missing or old.
         :raises DatabaseAway: when it cannot be reached, or is locked.
-        :raises DatabaseError: whatever else it says.
+        :raises DatabaseError: for any other error of the database.
         """
         commit = _Commit[T]()
 

@@ -374,9 +374,9 @@ def update_status(
     metadata: Mapping[str, Any] | None,
     error: str | None,
 ) -> JobRow | None:
-    """What a caller says of a job that it tracks by hand; None where the transition is not legal or the job unknown.
+    """Record the status of a job that is tracked by hand; None where the transition is not legal or the job unknown.
 
-    The percent never goes down, a stage never goes back to an earlier one, and metadata is merged.
+    The percent never goes down, a stage never goes back to an earlier one, and metadata is merged into what is there.
     """
     for _ in range(_UPDATE_TRIES):
         found = conn.execute(_BY_ID, {"of_job": job_id}).first()

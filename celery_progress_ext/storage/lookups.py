@@ -1,10 +1,13 @@
-"""Single rows and short lists that the recorder asks for."""
+"""Reads of single rows and short lists."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 
 from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.counters import COUNTERS
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
@@ -82,3 +85,46 @@ def counts_by_status(database: Database) -> dict[str, dict[str, int]]:
         row.status: {name: int(value) for name, value in row._mapping.items() if name != "status"}
         for row in database.rows(_BY_STATUS)
     }
+
+
+_NEWEST_OF_DOCUMENT = (
+    sa.select(*JOB_COLUMNS)
+    .where(jobs.c.document_id == sa.bindparam("of_document", type_=sa.String))
+    .order_by(jobs.c.created_at.desc())
+    .limit(1)
+)
+
+
+def newest_of_document(database: Database, document_id: str) -> JobRow | None:
+    """The newest job over a document; None where there is none."""
+    row = database.row(_NEWEST_OF_DOCUMENT, of_document=document_id)
+    return None if row is None else JobRow.of(row)
+
+
+_TIMES = ("started_at", "progressed_at", "finished_at", "leased_until")
+_CHUNK_LIST = (
+    sa.select(
+        chunks.c.id,
+        chunks.c.chunk_index,
+        chunks.c.page_start,
+        chunks.c.page_end,
+        chunks.c.status,
+        chunks.c.attempt,
+        chunks.c.dispatches,
+        chunks.c.task_id,
+        chunks.c.pages_done,
+        *(chunks.c[name] for name in _TIMES),
+        chunks.c.error,
+        chunks.c.worker,
+    )
+    .where(chunks.c.job_id == _OF_JOB)
+    .order_by(chunks.c.chunk_index)
+)
+
+
+def chunk_list(database: Database, job_id: str) -> list[dict[str, Any]]:
+    """A job's chunks in order, as a program reads them: times are ISO 8601 texts."""
+    return [
+        {name: iso(value) if name in _TIMES else value for name, value in row._mapping.items()}
+        for row in database.rows(_CHUNK_LIST, of_job=job_id)
+    ]

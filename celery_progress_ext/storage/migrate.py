@@ -23,13 +23,13 @@ _ADVISORY_LOCK = 0x63707865
 
 
 def migrate(database: Database) -> str:
-    """Upgrade the schema to the newest revision; nothing happens where it is there. Returns the revision.
+    """Upgrade the schema to the newest revision; a schema that is there already is left as it is. Returns the revision.
 
     A newer schema than this version of the library knows is left alone: its version may still be run for one step.
     Safe to run from several places at once: SQLite's write lock or an advisory lock of PostgreSQL serialises them.
 
     :raises DatabaseAway: when the database cannot be reached, or is locked.
-    :raises DatabaseError: whatever else it says.
+    :raises DatabaseError: for any other error of the database.
     """
     try:
         with database.engine.connect() as connection, _foreign_keys_off(connection), connection.begin():
@@ -50,8 +50,8 @@ def migrate(database: Database) -> str:
 
 @contextmanager
 def _foreign_keys_off(connection: sa.Connection) -> Iterator[None]:
-    """On SQLite, where Alembic builds tables anew: dropping the old one would delete the rows that refer to it. It has
-    to be said outside a transaction.
+    """On SQLite, where Alembic rebuilds tables: dropping the old one would delete the rows that refer to it. The pragma
+    takes effect only outside a transaction.
     """
     if connection.dialect.name != "sqlite":
         yield

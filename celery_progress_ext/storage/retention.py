@@ -14,7 +14,7 @@ from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
-#: Jobs that one call deletes at most, and rows, about.
+#: At most so many jobs, and about so many rows, are deleted by one call.
 BATCH, ROWS = 500, 50_000
 
 _OLD = jobs.c.finished_at < now() - sa.bindparam("seconds", type_=sa.Double)

@@ -40,6 +40,6 @@ def head() -> str:
 
 @cache
 def known() -> tuple[str, ...]:
-    """Every revision of this version of the library, the newest first. They are numbers, and so named are the files."""
+    """Every revision of this version of the library, the newest first: numbers, which their files are named by."""
     names = (_FILE.fullmatch(path.name) for path in files("celery_progress_ext.migrations.versions").iterdir())
     return tuple(sorted((name[1] for name in names if name), reverse=True))

@@ -25,7 +25,7 @@ def _real(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
 
 
-#: A job that ended, or ended again after a retry, since it was audited; in the words of an index.
+#: A job that ended, or ended again after a retry, since it was audited; as the index spells it.
 unaudited = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
 
 _UNSENT = sa.text("sent_at = 0")
@@ -66,7 +66,7 @@ processing_jobs = sa.Table(
     _count("body_dispatches"),
     # A claimed body is alive until then; None when none is claimed.
     sa.Column("body_leased_until", sa.Double),
-    # When somebody else should have published the body: from then on the reconciler does.
+    # By when Celery's chord should have published the body: from then on the reconciler does.
     sa.Column("body_due_at", sa.Double),
     _count("merge_pages_done"),
     # Sufficient statistics of the finished chunks for the ETA (eta.Pace).
@@ -82,9 +82,9 @@ processing_jobs = sa.Table(
     sa.Column("finished_at", sa.Double),
     # The version at which the reconciler found what there is to find; None before its first look.
     sa.Column("audited_version", sa.BigInteger),
-    # Who sends the chunks' messages is alive until then; None when nobody does.
+    # The process that sends the chunks' messages is alive until then; None when none does.
     sa.Column("publishing_until", sa.Double),
-    # When the broker took the newest message of the body: 0 before it did, None where nobody but Celery's chord sent.
+    # When the broker took the newest message of the body: 0 before it did, None where only Celery's chord sent one.
     sa.Column("body_sent_at", sa.Double),
     # What runs once the job is COMPLETED or PARTIAL: a list of signatures; and when it was published.
     sa.Column("followers", JSON),
@@ -102,7 +102,7 @@ processing_jobs = sa.Table(
     sa.Index("ix_processing_jobs_document_created", "document_id", "created_at"),
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
-    # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same words.
+    # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same expression.
     sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=unaudited, postgresql_where=unaudited),
 )
 
@@ -116,7 +116,7 @@ document_ocr_chunks = sa.Table(
     sa.Column("page_start", sa.Integer, nullable=False),
     sa.Column("page_end", sa.Integer, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
-    # Allocated here at every start: the fencing token of whoever works on the chunk.
+    # Allocated here at every start: the fencing token of the task that works on the chunk.
     _count("attempt"),
     # Starts since the job was created or a person retried it; the limit is progress_max_attempts.
     _count("tries"),

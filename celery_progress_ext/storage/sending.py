@@ -1,4 +1,4 @@
-"""What the broker took: which messages are still to be sent, by whom, and which were."""
+"""What the broker took: which messages were sent, which are still to be sent, and which process sends them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LEASE = sa.bindparam("new_lease", type_=sa.Double)
 _PENDING = is_status(chunks.c.status, ChunkStatus.PENDING)
 #: The broker has not taken the chunk's newest message yet. A literal, so that the partial index is used.
 unsent = sa.and_(_PENDING, chunks.c.sent_at == sa.literal_column("0"))
-#: It has; in rows of before revision 0003 nothing else was known.
+#: The broker has it; rows from before revision 0003 always say so.
 sent = sa.or_(chunks.c.sent_at.is_(None), chunks.c.sent_at > sa.literal_column("0"))
 _NOBODY_SENDS = sa.or_(jobs.c.publishing_until.is_(None), jobs.c.publishing_until < now())
 
@@ -54,7 +54,7 @@ _UNSENT_JOBS = (
 
 
 def jobs_with_unsent_chunks(database: Database, *, limit: int) -> list[str]:
-    """Jobs of which some messages are still to be sent, and nobody is at it."""
+    """Jobs of which some messages are still to be sent, and no process is sending them."""
     return [row.id for row in database.rows(_UNSENT_JOBS, limit=limit)]
 
 
@@ -90,7 +90,7 @@ _READ_UNSENT = (
 
 
 def take_unsent(conn: Connection, job_id: str, *, lease: float) -> bool:
-    """Take it on oneself to send a job's unsent chunks, for ``lease`` seconds; False where somebody else does."""
+    """Claim the sending of a job's unsent chunks for ``lease`` seconds; False where another process has it."""
     locked = [ChunkRow.of(row) for row in conn.execute(_LOCK_UNSENT, {"of_job": job_id})]
     first = [chunk for chunk in locked if chunk.dispatches == 1]
     row = conn.execute(_TAKE, {"of_job": job_id, "new_lease": lease, "new_changes": len(first)}).first()
@@ -146,7 +146,7 @@ def mark_sent(
 
     :param tasks: chunk id and task id of each.
     :param due: seconds within which each should be started.
-    :param lease: seconds until somebody else may take over the rest.
+    :param lease: seconds until another process may take over the rest.
     :param last: the sender is done, with or without a rest.
     """
     if tasks:

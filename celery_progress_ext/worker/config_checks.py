@@ -12,7 +12,7 @@ _VISIBILITY_DEFAULT = 3600
 
 @dataclass(frozen=True)
 class Advice:
-    """One setting: when it is worth a word, and the word."""
+    """One setting: the condition under which it is risky, and why."""
 
     setting: str
     applies: Callable[[Mapping[str, Any]], bool]
@@ -67,5 +67,5 @@ ADVICE: tuple[Advice, ...] = (
 
 
 def advise(conf: Mapping[str, Any]) -> list[str]:
-    """A sentence for every setting that is worth one."""
+    """A sentence for every risky setting."""
     return [f"{advice.setting} is {advice.reason}" for advice in ADVICE if advice.applies(conf)]

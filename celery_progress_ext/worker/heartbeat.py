@@ -73,7 +73,7 @@ class Work:
 
 
 class Heartbeats:
-    """The tasks at work in this process, and the thread that speaks for them."""
+    """The tasks at work in this process, and the thread that sends their signs of life."""
 
     def __init__(self, recording: Recording, settings: Settings) -> None:
         self._recording = recording

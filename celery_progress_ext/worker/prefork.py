@@ -23,16 +23,20 @@ from celery_progress_ext.log import get_logger
 
 logger = get_logger(__name__)
 
-#: The process that froze. A pool that replaces children, as with `worker_max_tasks_per_child`, must not freeze the
+#: The process that did it. A pool that replaces children, as with `worker_max_tasks_per_child`, must not freeze the
 #: requests that are at work by then.
-_frozen_by: int | None = None
+_prepared_by: int | None = None
 
 
-def connect(preload: Callable[[], None]) -> None:
-    """Do it when the pool of this worker is made; ``preload()`` makes what every child needs, without a connection."""
+def connect(preload: Callable[[], None], freeze: Callable[[], bool]) -> None:
+    """Do it when the pool of this worker is made.
+
+    :param preload: makes what every child needs, without a connection.
+    :param freeze: whether to put what exists then out of the collector's sight (``progress_gc_freeze``).
+    """
 
     def before_create_process(**_: Any) -> None:
-        _prepare(preload)
+        _prepare(preload, freeze)
 
     # Sent by Celery's prefork pool alone, in MainProcess, before each fork.
     signals.worker_before_create_process.connect(
@@ -40,15 +44,18 @@ def connect(preload: Callable[[], None]) -> None:
     )
 
 
-def _prepare(preload: Callable[[], None]) -> None:
-    global _frozen_by
-    if _frozen_by == os.getpid():
+def _prepare(preload: Callable[[], None], freeze: Callable[[], bool]) -> None:
+    global _prepared_by
+    if _prepared_by == os.getpid():
         return
-    _frozen_by = os.getpid()
+    _prepared_by = os.getpid()
+    frozen = True
     try:
+        frozen = freeze()
         preload()
     except Exception as error:
-        # A setting that does not fit, or a driver that is missing: whoever needs it says so in full.
+        # A setting that does not fit, or a driver that is missing: the first use reports it in full.
         logger.warning("worker_not_preloaded", error=f"{type(error).__name__}: {error}")
-    gc.collect()
-    gc.freeze()
+    if frozen:
+        gc.collect()
+        gc.freeze()

@@ -258,8 +258,8 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: A
     work = tracking.heartbeats.end(task_id)
     attempt = work.attempt if work else None
     if reason is None:
-        # A cold shutdown, or a connection loss that cancels: Celery says "retry" in MainProcess and sends nothing. With
-        # late ack the broker delivers it again, else nobody does (F18).
+        # A cold shutdown, or a connection loss that cancels: Celery sends the retry signal in MainProcess and no
+        # message. With late ack the broker delivers it again; without, only the reconciler does (F18).
         due, why = tracking.lease_seconds, "its worker was shut down"
     else:
         due = _countdown(reason) + _RETRY_LEASES * tracking.lease_seconds
@@ -283,7 +283,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
 
 @_quiet
 def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> None:
-    """No worker knows the task (F14): nothing else will ever be heard of it."""
+    """No worker knows the task (F14), so no other signal will come for it."""
     found = _tracked(sender, id)
     if found is None:
         return
@@ -293,7 +293,7 @@ def on_unknown(sender: Any = None, name: str = "", id: str = "", **_: Any) -> No
 
 @_quiet
 def on_postrun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    """However the task ended (Ignore and Reject send nothing else), nobody speaks for it any more."""
+    """However the task ended (Ignore and Reject send nothing else), its signs of life end."""
     found = _tracked(sender, task_id)
     if found is not None:
         found[0].heartbeats.end(task_id)

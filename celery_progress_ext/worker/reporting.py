@@ -1,4 +1,4 @@
-"""A task's own word on how far it is: kept for the heartbeat, and shown to Celery's result backend and Flower."""
+"""Progress as reported by a task: kept for the heartbeat, and shown in Celery's result backend and in Flower."""
 
 from __future__ import annotations
 

@@ -78,9 +78,10 @@ def test_the_merge_of_a_retry_runs_however_long_it_waits(sqlite_chords: Bench, w
 
 def test_what_had_finished_when_the_run_ended_is_not_done_again(chords: Bench, worker: Workers) -> None:
     """Its completion waited to be committed with others when the cancel came; its result is stored."""
-    job = chords.chord([chords.work(0), chords.work(1), chords.work(2, pages=5, seconds=1)]).apply_async()
+    hanging = chords.work(2, do="hang", once=chords.once())
+    job = chords.chord([chords.work(0), chords.work(1), hanging]).apply_async()
     waiting = chords.point(WAITING, "pass", chunk=1)
-    chords.start_worker(worker, waiting, args=["-c", "1"])
+    chords.start_worker(worker, waiting, args=["-c", "1"], beat=False)
     wait_for(lambda: chords.struck(waiting) and job.snapshot().chunks.processing == 1, 20)
     assert job.cancel().chunks.completed == 1
     job.retry_failed()

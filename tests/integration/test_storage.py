@@ -14,19 +14,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from celery_progress_ext import ChunkProgressTracker, JobStatus, ids
+from celery_progress_ext import ChunkProgressTracker, JobStatus, JobTrackingService, OCRChunkService, context, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
-from celery_progress_ext.storage import (
-    Database,
-    JobTrackingService,
-    OCRChunkService,
-    Snapshots,
-    retention,
-    services,
-)
+from celery_progress_ext.storage import Database, Snapshots, retention
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.audit import audit
@@ -488,9 +481,11 @@ async def test_the_storys_tracker_works_on_the_real_services(rows: Rows) -> None
 
 
 @pytest.mark.asyncio
-async def test_services_made_bare_find_the_process_s_database(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_services_made_bare_find_the_process_s_database(rows: Rows) -> None:
     """`JobTrackingService()`, as the story makes it, beside a `CeleryProgress` that was set up elsewhere."""
-    monkeypatch.setattr(services, "_default", lambda: (rows.database, rows.snapshots))
+    elsewhere = context.ProcessContext(dict)
+    elsewhere.database, elsewhere.snapshots = rows.database, rows.snapshots
+    context.use(elsewhere)
     job_id = rows.create(17)
     rows.complete(job_id, 0)
     assert (await OCRChunkService().get_chunk_progress("d")).completed == 1

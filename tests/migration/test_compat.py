@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
 from celery_progress_ext.storage.revisions import current, head, usable
 from tests.support import life_cycle
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, WorkerProcess
 from tests.support.rows import Rows
+from tests.support.waiting import wait_for
 
 #: What the life cycle needs beside the library, where the old version has none of its own.
 _SUPPORT = ("tests/__init__.py", "tests/support/__init__.py", "tests/support/rows.py", "tests/support/life_cycle.py")
@@ -96,8 +97,10 @@ def test_new_code_asks_for_the_migration_first(database: Database, database_url:
     """Tables come first in a deploy: until then nothing is half done, and every error says what to run."""
     _migrate_to_the_revision_before(database)
     assert not usable(database)
+    rows = Rows(database_url, migrated=False)
     with pytest.raises(DatabaseNotMigrated, match="progress migrate"):
-        Rows(database_url, migrated=False).create(2)
+        rows.create(2)
+    rows.database.dispose()
     with capture_logs() as logs:
         life_cycle.tick(database_url, times=3)
     said = [(line["event"], line.get("step")) for line in logs if line["log_level"] != "info"]
@@ -135,6 +138,89 @@ def test_old_code_works_on_the_tables_of_the_newest_revision(
     assert Counter(answer["jobs"].values()) == Counter([JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.PROCESSING])
     assert audit(database) == []
     statuses.database.dispose()
+
+
+#: A project as a user has it, for either version of the library. Run as a program it publishes a job of three chunks,
+#: and prints its id and where the library is.
+_PROJECT = """
+import os
+from celery import Celery
+from celery_progress_ext import CeleryProgress, tracked_chord
+import celery_progress_ext
+
+app = Celery("proj", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
+app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, broker_connection_retry_on_startup=True)
+progress = CeleryProgress(app)
+
+@app.task(bind=True)
+def work(self, number):
+    progress.report(self, done=1, total=1)
+    if number == 1:
+        raise ValueError(f"boom in {celery_progress_ext.__file__}")
+    return number
+
+@app.task
+def merge(results, path):
+    with open(path, "a") as file:
+        print(sorted(results), celery_progress_ext.__file__, file=file)
+
+if __name__ == "__main__":
+    header = [work.s(number) for number in range(3)]
+    body = merge.s(os.environ["OUT"])
+    job = tracked_chord(header, body, matter_id="m", document_id="d").apply_async()
+    print(job.id, celery_progress_ext.__file__)
+"""
+
+
+@pytest.mark.parametrize("old", ["publisher", "worker"])
+def test_old_and_new_processes_work_on_one_job(
+    database: Database,
+    redis_url: str,
+    old_code: Path,
+    old: str,
+    tmp_path: Path,
+    worker: Callable[..., WorkerProcess],
+) -> None:
+    """A deploy rolls one process after the other: what one version publishes, the other runs, counts and merges."""
+    migrate(database)
+    folder, out = tmp_path / "project", tmp_path / "merged"
+    folder.mkdir()
+    (folder / "proj.py").write_text(_PROJECT)
+    new = {"cwd": folder, "python_path": [ROOT, folder]}
+    before = {"cwd": folder, "python_path": [old_code, folder]}
+    env = {
+        "CELERY_BROKER_URL": redis_url,
+        "CELERY_RESULT_BACKEND": redis_url,
+        "PROGRESS_DATABASE_URL": database.url,
+        "PROGRESS_TICK_SECONDS": "0.5",
+        "OUT": str(out),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    publisher, runner = (before, new) if old == "publisher" else (new, before)
+    path = os.pathsep.join(map(str, publisher["python_path"]))
+    published = subprocess.run(
+        [sys.executable, "proj.py"],
+        cwd=folder,
+        env={**os.environ, **env, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    job_id, library = published.stdout.splitlines()[-1].split()
+    assert Path(library).is_relative_to(old_code) == (old == "publisher")
+    worker("proj", env=env, args=["-B", "--schedule", str(tmp_path / "beat")], **runner)
+    statuses = Rows(database.url)
+    wait_for(lambda: statuses.jobs.snapshot(job_id).status.terminal, 40, what="the job's end")
+    snapshot = statuses.jobs.snapshot(job_id)
+    statuses.database.dispose()
+    assert (snapshot.status, snapshot.chunks.completed) == (JobStatus.PARTIAL, 2)
+    ran_in = str(old_code if old == "worker" else ROOT)
+    assert [failure.message for failure in snapshot.failures] == [
+        f"Chunk 2 (pages 2-2) failed: boom in {ran_in}/celery_progress_ext/__init__.py"
+    ]
+    assert out.read_text().splitlines() == [f"[0, 2] {ran_in}/celery_progress_ext/__init__.py"]
+    assert audit(database) == []
 
 
 def test_a_newer_schema_is_left_alone(database: Database) -> None:

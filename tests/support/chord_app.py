@@ -126,6 +126,12 @@ def _die_all(task: Any) -> None:
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
+def _hang(task: Any) -> None:
+    """Until somebody stops it."""
+    while True:
+        time.sleep(1)
+
+
 def _ignore(task: Any) -> None:
     raise Ignore
 
@@ -150,6 +156,7 @@ _DEEDS = {
     "fail": _fail,
     "die": _die,
     "die_all": _die_all,
+    "hang": _hang,
     "ignore": _ignore,
     "reject": _reject,
     "requeue": _requeue,

@@ -62,16 +62,22 @@ class Bench:
         return str(self.folder / name)
 
     def start_worker(
-        self, worker: Callable[..., WorkerProcess], *points: FaultPoint, args: Sequence[str] = (), **conf: Any
+        self,
+        worker: Callable[..., WorkerProcess],
+        *points: FaultPoint,
+        args: Sequence[str] = (),
+        beat: bool = True,
+        **conf: Any,
     ) -> WorkerProcess:
         """Two processes, and beat, so that the reconciler runs.
 
         :param points: where they go wrong.
+        :param beat: False where the reconciler must not mend what the test looks at.
         :param conf: settings of Celery that differ from those of the test app.
         """
-        beat = ["-B", "--schedule", str(self.folder / "beat")]
+        ticks = ["-B", "--schedule", str(self.folder / "beat")] if beat else []
         env = {**self.env, **fault_points.environment(*points), "CHORD_APP_CONF": json.dumps(conf)}
-        return worker(MODULE, env=env, args=[*beat, *args])
+        return worker(MODULE, env=env, args=[*ticks, *args])
 
     def point(self, at: str, deed: str, *, chunk: int | None = None, until: str = "") -> FaultPoint:
         """A fault that strikes once."""

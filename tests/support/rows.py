@@ -10,12 +10,13 @@ import pytest
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, JobTrackingService, OCRChunkService, Snapshots, sending, shortfalls
+from celery_progress_ext.storage import Database, Snapshots, sending, shortfalls
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
+from celery_progress_ext.story import JobTrackingService, OCRChunkService
 from tests.support.sql import execute
 
 LEASE = 30.0

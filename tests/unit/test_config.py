@@ -42,6 +42,18 @@ def test_a_value_that_cannot_be_used_says_which_setting(value: str) -> None:
         Settings.read({}, {"PROGRESS_LEASE_SECONDS": value})
 
 
+@pytest.mark.parametrize(("said", "meant"), [("0", False), ("False", False), ("yes", True), (False, False)])
+def test_a_setting_that_is_true_or_false_can_be_said_in_text(said: object, meant: bool) -> None:
+    """`bool("0")` is true in Python, which no deployment means."""
+    assert Settings.read({"progress_gc_freeze": said}, {}).gc_freeze is meant
+
+
+def test_a_setting_that_is_neither_true_nor_false_is_refused() -> None:
+    """With its name."""
+    with pytest.raises(InvalidSetting, match="progress_gc_freeze must be true or false"):
+        Settings.read({}, {"PROGRESS_GC_FREEZE": "perhaps"})
+
+
 def test_a_lease_survives_two_lost_beats() -> None:
     """It is renewed at a third of its length."""
     assert Settings(lease_seconds=30).heartbeat_seconds == 10

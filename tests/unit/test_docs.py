@@ -44,3 +44,30 @@ def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def _where_is() -> dict[str, str]:
+    """CONTRIBUTING's questions, and their answers."""
+    lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    cells = [line.split("|")[1:3] for line in lines if line.startswith("| … ")]
+    return {question.strip(): answer for question, answer in cells}
+
+
+def test_a_newcomers_questions_are_answered_by_files_that_exist() -> None:
+    """At least ten, each with the module where it is decided, and with functions that this module has."""
+    questions = _where_is()
+    assert len(questions) >= 10
+    for answer in questions.values():
+        found = re.findall(r"`([\w/*]+\.py)`(?: \(`(\w+)`\))?", answer)
+        assert found, answer
+        for path, function in found:
+            files = [*ROOT.glob(f"celery_progress_ext/{path}"), *ROOT.glob(path), *ROOT.glob(f"tasks/pdf/{path}")]
+            assert files, path
+            assert function in files[0].read_text(), f"{path} has no {function}"
+
+
+def test_the_test_support_is_explained() -> None:
+    """Each of its modules is named on the page about it."""
+    page = (ROOT / "tests" / "README.md").read_text()
+    modules = {path.name for path in (ROOT / "tests" / "support").glob("[!_]*.py")}
+    assert [name for name in sorted(modules) if name not in page] == []

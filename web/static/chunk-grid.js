@@ -1,3 +1,4 @@
+// @ts-check
 /** The grid of chunks: one cell each, groups of them where there are very many. */
 
 /** More cells than these are neither seen nor quickly drawn. */

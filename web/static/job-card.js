@@ -1,3 +1,4 @@
+// @ts-check
 /** One job on the page: drawn from its newest snapshot, and from its chunks where they are seen. */
 
 import { drawChunks } from "./chunk-grid.js";
@@ -20,12 +21,14 @@ const MS_PER_CHUNK = 2;
 
 export class JobCard {
   /**
-   * @param {{onProblem: (text: string) => void, now: () => number}} page where problems are shown; the server's clock
+   * @param {import("./progress.js").Snapshot} snapshot
+   * @param {{onProblem: (text: string) => void, onSnapshot: (snapshot: any) => void, now: () => number}} page where
+   *   problems and newer snapshots go; the server's clock
    */
   constructor(snapshot, page) {
     this.page = page;
     this.snapshot = snapshot;
-    this.element = document.getElementById("job-card").content.firstElementChild.cloneNode(true);
+    this.element = /** @type {any} */ (document.getElementById("job-card")).content.firstElementChild.cloneNode(true);
     this.element.dataset.jobId = snapshot.job_id;
     this.parts = Object.fromEntries(
       [...this.element.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]),
@@ -102,7 +105,7 @@ export class JobCard {
     const { snapshot: job, parts, page } = this;
     if (TERMINAL.has(job.status)) {
       const ended = new Date(job.finished_at ?? job.heartbeat_at);
-      const took = (ended - new Date(job.created_at)) / 1000;
+      const took = (ended.getTime() - Date.parse(job.created_at)) / 1000;
       parts.eta.textContent = job.finished_at ? `${clock(ended, page.now())} · took ${duration(took)}` : "";
     } else {
       parts.eta.textContent = waitingText(job.waiting) || etaText(job.eta, page.now()) || "estimating…";

@@ -1,3 +1,4 @@
+// @ts-check
 /** The page: uploads, and the list of the matter's jobs over one live stream. */
 
 import { JobCard } from "./job-card.js";
@@ -5,6 +6,7 @@ import { TERMINAL, fetchJson, followMatter } from "./progress.js";
 import { upload } from "./upload.js";
 import { size } from "./wording.js";
 
+/** @type {(id: string) => any} */
 const byId = (id) => document.getElementById(id);
 const { matter, maxUploadBytes } = document.body.dataset;
 const STATE_WORDS = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…", closed: "Offline" };

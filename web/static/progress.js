@@ -1,3 +1,4 @@
+// @ts-check
 /**
  * Follow jobs live. Any page can import this module; it knows nothing of ours.
  *
@@ -16,6 +17,17 @@
  * snapshot is fetched, with growing pauses, until the stream can be opened again or the answer is final.
  */
 
+/**
+ * A job's whole truth at one version: the data of every event.
+ * @typedef {{job_id: string, version: number, status: string, stage: string, progress_pct: number, [key: string]: any}} Snapshot
+ * @typedef {"connecting" | "live" | "reconnecting" | "closed"} State
+ * @typedef {object} Callbacks
+ * @property {(snapshot: Snapshot, event: string) => void} [onSnapshot] newest version only, never an older one
+ * @property {(snapshot: Snapshot) => void} [onEnd] a job is over
+ * @property {(error: Error & {status?: number}) => void} [onError] given up: no access, or no such job
+ * @property {(state: State) => void} [onState]
+ */
+
 export const EVENTS = ["progress", "heartbeat", "completed", "partial", "failed", "cancelled"];
 export const TERMINAL = new Set(["COMPLETED", "PARTIAL", "FAILED", "CANCELLED"]);
 
@@ -29,6 +41,7 @@ const FINAL_STATUSES = new Set([400, 401, 403, 404, 410]);
 /**
  * Follow one job to its end.
  * @param {string} url the events URL; the snapshot's URL is the same without "/events"
+ * @param {Callbacks} callbacks
  */
 export function followJob(url, callbacks = {}) {
   const newest = new Newest(callbacks.onSnapshot);
@@ -51,7 +64,7 @@ export function followJob(url, callbacks = {}) {
  * Follow all jobs of a matter over one connection (browsers allow six per host). Does not end by itself:
  * new jobs appear in it. `onEnd` is called for each job that ends.
  * @param {string} url such as "/api/matters/m1/events"
- * @param {{listUrl?: string}} callbacks where the matter's snapshots are listed
+ * @param {Callbacks & {listUrl?: string}} callbacks and where the matter's snapshots are listed
  */
 export function followMatter(url, callbacks = {}) {
   const matter = decodeURIComponent(url.match(/\/matters\/([^/]+)\/events/)?.[1] ?? "");
@@ -75,6 +88,7 @@ export async function fetchJson(url, options = {}) {
   const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store", ...options });
   const body = await response.json().catch(() => null);
   if (!response.ok) {
+    /** @type {Error & {status?: number}} */
     const error = new Error(body?.detail ?? `The server answered ${response.status}.`);
     error.status = response.status;
     throw error;
@@ -103,15 +117,27 @@ class Newest {
 class Connection {
   #url;
   #callbacks;
+  /** @type {EventSource} */
   #source = null;
+  /** @type {ReturnType<typeof setTimeout>} */
   #timer = null;
+  /** @type {ReturnType<typeof setInterval>} */
   #watchdog = null;
   #heardAt = 0;
   #pause = FIRST_PAUSE_MS;
   #closed = false;
+  /** @type {State} */
   #state = null;
   #wake = () => this.#recheckSoon();
 
+  /**
+   * @param {string} url
+   * @param {Callbacks & {
+   *   take: (snapshot: Snapshot, event: string) => void,
+   *   refetch: () => Promise<Snapshot[]>,
+   *   refetchOnOpen?: boolean,
+   * }} callbacks
+   */
   constructor(url, callbacks) {
     this.#url = url;
     this.#callbacks = callbacks;
@@ -206,6 +232,7 @@ class Connection {
     if (!this.#closed) this.#listen();
   }
 
+  /** @param {State} state */
   #say(state) {
     if (state === this.#state) return;
     this.#state = state;

@@ -1,7 +1,9 @@
+// @ts-check
 /** Sending a file, with the progress of the sending. */
 
 /**
- * @param {{matterId: string, onProgress: (share: number) => void}} options share from 0 to 1
+ * @param {File} file
+ * @param {{matterId: string, onProgress: (share: number) => void}} options the share goes from 0 to 1
  * @returns {Promise<{job_id: string, document_id: string, links: object}>} rejects with a sentence for a person
  */
 export function upload(file, { matterId, onProgress }) {

@@ -1,3 +1,4 @@
+// @ts-check
 /** Times and sizes as people say them. Pure: no page in here. */
 
 const MINUTE = 60;
@@ -6,8 +7,8 @@ const MINUTE = 60;
 export function etaText(eta, now) {
   if (!eta) return "";
   const [finish, earliest, latest] = [eta.finish_at, eta.earliest, eta.latest].map((text) => new Date(text));
-  const left = (finish - now) / 1000;
-  if (left < 1) return latest - now > 5000 ? `any moment, by ${clock(latest, now)} at the latest` : "any moment now";
+  const left = (finish.getTime() - now) / 1000;
+  if (left < 1) return latest.getTime() - now > 5000 ? `any moment, by ${clock(latest, now)} at the latest` : "any moment now";
   const [from, to] = [clock(earliest, now), clock(latest, now)];
   const between = from === to ? "" : `, between ${from} and ${to}`;
   return `about ${clock(finish, now)}${between} · ${duration(left)} left`;
@@ -22,6 +23,7 @@ export function waitingText(waiting) {
 
 /** "14:32", with the day where it is not today's; with seconds for what is less than two minutes away. */
 export function clock(date, now) {
+  /** @type {Intl.DateTimeFormatOptions} */
   const options = { hour: "2-digit", minute: "2-digit", hour12: false };
   if (Math.abs(date - now) < 2 * MINUTE * 1000) options.second = "2-digit";
   const time = date.toLocaleTimeString(undefined, options);
