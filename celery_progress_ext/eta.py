@@ -36,10 +36,13 @@ from celery_progress_ext.pace import (
 #: Futures played through. A prime that is 2 mod 3, for which cubing permutes the residues (see ``_COLUMNS``).
 SCENARIOS = 41
 
-#: What no timing shows: workers lost, harder pages to come. Added to the doubt about the level of the pace.
-UNSEEN_SPREAD = 0.1
-#: By how much ln of a chunk's start-up differs.
-START_UP_SPREAD = 0.5
+#: What no timing shows: the chunks to come are other pages. Added to the doubt about the level of the pace, in full as
+#: long as nothing is done.
+UNSEEN_SPREAD = 0.25
+#: The least doubt about the level: workers are lost, machines are shared.
+LEAST_DOUBT = 0.05
+#: By how much ln of the time of a chunk's pages differs from those that are done of it.
+WITHIN_SPREAD = 0.2
 
 #: Of more pending chunks than this, only the last are scheduled in every scenario.
 TAIL_CHUNKS = 200
@@ -60,10 +63,29 @@ class Eta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merge:
-    """What the merge is still expected to take, in seconds, and the spread of its logarithm."""
+    """What the merge is expected to take.
+
+    :ivar seconds: from its start to its end, and ``spread`` of the logarithm of that.
+    :ivar elapsed: seconds that it has run.
+    """
 
     seconds: float = 0.0
     spread: float = 0.4
+    elapsed: float = 0.0
+
+    def remaining(self) -> list[float]:
+        """In each scenario, the seconds until it ends, given that it has run for so long and goes on."""
+        seconds = within(self.seconds, 0.0, MAX_REMAINING)
+        spread, elapsed = within(self.spread, 1e-3, 3.0), within(self.elapsed, 0.0, MAX_REMAINING)
+        if not seconds:
+            return [0.0] * SCENARIOS
+        over = _STANDARD.cdf(log(elapsed / seconds) / spread) if elapsed else 0.0
+        drawn = (over + (1 - over) * _UNIFORM[rank] for rank in _column(-1))
+        # One that has run for much longer than any may as well take as long again.
+        return [
+            max(seconds * exp(spread * _STANDARD.inv_cdf(min(share, _NEARLY_ALL))) - elapsed, 0.1 * elapsed)
+            for share in drawn
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +125,9 @@ def estimate(facts: Facts) -> Eta | None:
         return None
     pending = [within(cost, 0.0, 1e12) for cost in facts.pending]
     ahead = within(facts.ahead, 0.0, MAX_SECONDS)
-    merge = within(facts.merge.seconds, 0.0, MAX_REMAINING)
-    merge_spread = within(facts.merge.spread, 0.0, 3.0)
-    finishes = sorted(
-        end + merge * exp(merge_spread * _NORMAL[rank])
-        for end, rank in zip(_play(belief, pending, running, slots, ahead), _column(-1), strict=True)
-    )
+    unseen = sum(pending) / max(sum(pending) + sum(timing.cost for timing in timings), 1e-9)
+    chunk_ends = _play(belief, pending, running, slots, ahead, unseen)
+    finishes = sorted(map(sum, zip(chunk_ends, facts.merge.remaining(), strict=True)))
     earliest, finish_at, latest = (
         facts.now + within(_quantile(finishes, q), 0.0, MAX_REMAINING) for q in (0.1, 0.5, 0.9)
     )
@@ -116,10 +135,13 @@ def estimate(facts: Facts) -> Eta | None:
 
 
 class _Levels:
-    """Level and shared deviation in each scenario, drawn from the belief together."""
+    """Level and shared deviation in each scenario, drawn from the belief together.
 
-    def __init__(self, belief: Belief) -> None:
-        doubt = sqrt(belief.level_variance + UNSEEN_SPREAD**2)
+    :param unseen: which part of the job's work was not begun, 0 to 1.
+    """
+
+    def __init__(self, belief: Belief, unseen: float) -> None:
+        doubt = sqrt(belief.level_variance + (belief.scale * UNSEEN_SPREAD) ** 2 * unseen + LEAST_DOUBT**2)
         along = belief.covariance / doubt
         apart = sqrt(max(0.0, belief.shared_variance - along**2))
         self.doubt = doubt
@@ -130,9 +152,11 @@ class _Levels:
         ]
 
 
-def _play(belief: Belief, pending: Sequence[float], running: Sequence[Timing], slots: int, ahead: float) -> list[float]:
+def _play(
+    belief: Belief, pending: Sequence[float], running: Sequence[Timing], slots: int, ahead: float, unseen: float
+) -> list[float]:
     """In each scenario, the seconds from now until the last chunk ends."""
-    levels = _Levels(belief)
+    levels = _Levels(belief, unseen)
     busy = [_remaining(timing, belief, levels, number) for number, timing in enumerate(running)]
     idle = max(1, min(slots, len(running) + len(pending))) - len(running)
     waits = ahead / max(1, slots)
@@ -196,10 +220,20 @@ def _remaining(timing: Timing, belief: Belief, levels: _Levels, number: int) -> 
     ]
     shape = pi / sqrt(3) / max(spread, 1e-3)
     rest = max(0, timing.pages - timing.done - at_work)
-    survivals = [_UNIFORM[rank] for rank in _column(2 * number + 1)]
+    ranks = _column(2 * number + 1)
+    # The pages to come differ from those that are done: each by itself, and where a chunk goes on otherwise.
+    rest_spread = belief.scale * sqrt(PAGE_SPREAD**2 / rest + WITHIN_SPREAD**2) if rest else 0.0
+    # While a report would not have been written yet, pages are taken to go on as before.
+    gone = min(timing.quiet, timing.unwritten) if timing.first is not None else 0.0
     return [
-        _still(start_up + at_work * cost * pace, shape, timing.quiet, survival) + rest * cost * pace
-        for pace, survival in zip(paces, survivals, strict=True)
+        max(
+            0.0,
+            _still(start_up + at_work * cost * pace, shape, timing.quiet - gone, _UNIFORM[rank])
+            # A long page comes with a low survival.
+            + rest * cost * pace * exp(-rest_spread * _NORMAL[rank])
+            - gone,
+        )
+        for pace, rank in zip(paces, ranks, strict=True)
     ]
 
 
@@ -231,7 +265,9 @@ def _quantile(ordered: Sequence[float], probability: float) -> float:
 
 #: The middles of equal shares of probability, and the standard normal there. Scenario i has the job's pace _NORMAL[i].
 _UNIFORM = [(rank + 0.5) / SCENARIOS for rank in range(SCENARIOS)]
-_NORMAL = [NormalDist().inv_cdf(uniform) for uniform in _UNIFORM]
+_STANDARD = NormalDist()
+_NORMAL = [_STANDARD.inv_cdf(uniform) for uniform in _UNIFORM]
+_NEARLY_ALL = 1 - 1e-9
 #: A Latin hypercube: each column a permutation of the ranks, nearly uncorrelated to the others and to the order.
 _COLUMNS = [
     [(factor * (scenario + factor) ** 3 + factor) % SCENARIOS for scenario in range(SCENARIOS)]

@@ -30,7 +30,7 @@ _NAME_LIMIT = 200
 _PACE_SPREAD, _PACE_JOBS = 0.5, 2.0
 #: A merge reads and writes what the chunks made, and has a start-up of its own: share and seconds, as long as nothing
 #: else is known, and how little that says.
-_MERGE_SHARE, _MERGE_SECONDS, _MERGE_DOUBT = 0.02, 0.5, 1.0
+_MERGE_SHARE, _MERGE_SECONDS, _MERGE_DOUBT = 0.01, 0.3, 1.3
 #: The least spread of ln(merge) that is believed.
 _MERGE_SPREAD = 0.15
 

@@ -52,6 +52,8 @@ class Timing:
     :ivar quiet: seconds since its last page.
     :ivar first: seconds from its start to its first report, and ``first_done`` how many pages that said were done; None
         where it has not reported any.
+    :ivar unwritten: for how many seconds pages may be done that nobody has heard of: reports are written at a limited
+        rate.
     """
 
     index: int
@@ -62,6 +64,7 @@ class Timing:
     quiet: float = 0.0
     first: float | None = None
     first_done: int = 1
+    unwritten: float = 0.0
 
     @property
     def finished(self) -> bool:
@@ -88,6 +91,7 @@ class Timing:
             quiet=within(self.quiet, 0.0, elapsed) if done else elapsed,
             first=first,
             first_done=min(max(1, self.first_done), max(1, done)),
+            unwritten=within(self.unwritten, 0.0, 60.0),
         )
 
 
@@ -212,7 +216,7 @@ def sight(timing: Timing, *, start_up: float) -> Sighting | None:
     seconds = (worked - began) / pages
     if not timing.finished:
         # The page at work may have taken longer than those that are done, already.
-        seconds = max(seconds, (timing.elapsed - began) / (pages + 1))
+        seconds = max(seconds, (timing.elapsed - timing.unwritten - began) / (pages + 1))
     return Sighting(
         index=timing.index,
         log_pace=log(within(seconds / timing.page_cost, MIN_PACE, MAX_PACE)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -103,9 +103,9 @@ def _merge(standing: Standing) -> Merge:
         own = elapsed * max(0, total - done) / done
         # The more of it is done, the more its own pace says.
         share = min(1.0, done / total)
-        left = share * own + (1 - share) * max(expected.seconds - elapsed, 0.1 * elapsed)
-        return Merge(seconds=left, spread=within(expected.spread * (1 - share), 0.1, 3.0))
-    return Merge(seconds=max(expected.seconds - elapsed, 0.1 * elapsed), spread=expected.spread)
+        seconds = share * (elapsed + own) + (1 - share) * max(expected.seconds, elapsed)
+        return Merge(seconds=seconds, spread=within(expected.spread * (1 - share), 0.1, 3.0), elapsed=elapsed)
+    return replace(expected, elapsed=elapsed)
 
 
 class Estimates:

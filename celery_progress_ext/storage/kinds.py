@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -32,6 +32,8 @@ logger = get_logger(__name__)
 #: How long a process goes by what it has read of a kind. Seconds.
 KEPT_SECONDS = 60.0
 _KEPT_KINDS = 64
+#: A chunk at work writes its pages at most so often (`worker.heartbeat.PAGES_SECONDS`).
+REPORT_SECONDS = 1.0
 #: Jobs that one tick learns from, and chunks and promises of one job that it looks at.
 JOBS, CHUNKS, PROMISES = 50, 500, 500
 
@@ -159,8 +161,7 @@ def _lesson(database: Database, job: JobRow) -> _Lesson:
     if not job.status.ended_well or job.finished_at is None or not job.completed_chunks:
         return _Lesson(job=job, figures=None)
     rows = [ChunkRow.of(row) for row in database.rows(_TIMED, of_job=job.id, limit=CHUNKS)]
-    first_run = job.run == 1
-    began = job.created_at if first_run else min((row.started_at or job.finished_at for row in rows), default=0.0)
+    began = job.created_at if job.run == 1 else min((row.started_at or job.finished_at for row in rows), default=0.0)
     promises = [
         Promise(
             shown=Eta(finish_at=row.eta_finish_at, earliest=row.eta_earliest_at, latest=row.eta_latest_at),
@@ -168,15 +169,20 @@ def _lesson(database: Database, job: JobRow) -> _Lesson:
         )
         for row in database.rows(_PROMISES, of_job=job.id, since=began, limit=PROMISES)
     ]
-    figures = JobFigures.of(
+    return _Lesson(job=job, figures=figures_of(job, rows, promises))
+
+
+def figures_of(job: JobRow, rows: Sequence[ChunkRow], promises: Iterable[Promise]) -> JobFigures:
+    """What a run that ended well says: its row, its finished chunks, and what was promised while it ran."""
+    assert job.finished_at is not None
+    return JobFigures.of(
         [timing for row in rows if (timing := timing_of(row, now=job.now)) is not None],
         work=job.pace_seconds,
         # After a retry the merge does everything again, but only some chunks were timed.
-        merge=None if not first_run or job.merge_started_at is None else job.finished_at - job.merge_started_at,
+        merge=None if job.run > 1 or job.merge_started_at is None else job.finished_at - job.merge_started_at,
         slots=_slots(rows),
         outcomes=[Outcome.of(promise, ended=job.finished_at) for promise in promises],
     )
-    return _Lesson(job=job, figures=figures)
 
 
 def _slots(rows: Iterable[ChunkRow]) -> int:
@@ -215,4 +221,5 @@ def timing_of(row: ChunkRow, *, now: float) -> Timing | None:
         quiet=0.0 if finished else max(0.0, now - (row.progressed_at or now)),
         first=None if row.first_at is None else max(0.0, row.first_at - row.started_at),
         first_done=row.first_steps or 1,
+        unwritten=0.0 if finished else REPORT_SECONDS,
     )

@@ -215,13 +215,13 @@ class Snapshots:
 
 
 #: For how long a slot that no chunk has counts: the next chunk's start is recorded a moment later. Seconds.
-_SLOT_SECONDS = 2.0
+SLOT_SECONDS = 2.0
 
 
 def _slots(before: _View | None, at_work: int) -> tuple[int, float]:
     """How many chunks can be at work at once, from the view before and what is at work now."""
     now = time.monotonic()
-    if before is not None and before.slots[0] > at_work and now - before.slots[1] < _SLOT_SECONDS:
+    if before is not None and before.slots[0] > at_work and now - before.slots[1] < SLOT_SECONDS:
         return before.slots
     return at_work, now
 
