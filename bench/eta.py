@@ -159,10 +159,7 @@ def score_ours(job: TimedJob, kind: Kind, *, frames: bool = False) -> Score:
 def _jumps(job: TimedJob, kind: Kind) -> float:
     """The share of frames, one a second, that move the finish by more than a quarter of the time that remains."""
     shown = [(now, found.shown.finish_at) for now in range(int(job.end)) if (found := ours(job, now, kind)) is not None]
-    jumped = [
-        abs(finish - before) > 0.25 * max(1.0, job.end - now)
-        for (_, before), (now, finish) in pairwise(shown)
-    ]
+    jumped = [abs(finish - before) > 0.25 * max(1.0, job.end - now) for (_, before), (now, finish) in pairwise(shown)]
     return statistics.fmean(jumped) if jumped else 0.0
 
 

@@ -36,9 +36,9 @@ from celery_progress_ext.pace import (
 #: Futures played through. A prime that is 2 mod 3, for which cubing permutes the residues (see ``_COLUMNS``).
 SCENARIOS = 41
 
-#: What no timing shows: the chunks to come are other pages. Added to the doubt about the level of the pace, in full as
-#: long as nothing is done.
-UNSEEN_SPREAD = 0.25
+#: What no timing shows: the chunks to come are other pages. Added to the doubt about the level of the pace, in full
+#: before the first chunk, and less the more were seen.
+UNSEEN_SPREAD, SEEN_CHUNKS = 0.25, 10.0
 #: The least doubt about the level: workers are lost, machines are shared.
 LEAST_DOUBT = 0.05
 #: By how much ln of the time of a chunk's pages differs from those that are done of it.
@@ -49,7 +49,7 @@ TAIL_CHUNKS = 200
 
 #: A hundred years: an estimate beyond says nothing, and would soon be no valid date. Seconds.
 MAX_REMAINING = MAX_SECONDS
-_MAX_SLOTS = 100_000
+_MAX_SLOTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +120,13 @@ def estimate(facts: Facts) -> Eta | None:
     running = [timing.sane() for timing in facts.running]
     timings = [*(timing.sane() for timing in facts.finished), *running]
     slots = min(max(1, facts.slots), _MAX_SLOTS)
-    belief = believe(timings, facts.experience, slots=slots)
+    belief = believe(timings, facts.experience, slots=max(1, len(running)))
     if belief is None:
         return None
     pending = [within(cost, 0.0, 1e12) for cost in facts.pending]
     ahead = within(facts.ahead, 0.0, MAX_SECONDS)
-    unseen = sum(pending) / max(sum(pending) + sum(timing.cost for timing in timings), 1e-9)
+    # Not by what is pending, so that a longer chunk never makes the finish earlier.
+    unseen = 1 / (1 + len(timings) / SEEN_CHUNKS)
     chunk_ends = _play(belief, pending, running, slots, ahead, unseen)
     finishes = sorted(map(sum, zip(chunk_ends, facts.merge.remaining(), strict=True)))
     earliest, finish_at, latest = (
@@ -137,7 +138,7 @@ def estimate(facts: Facts) -> Eta | None:
 class _Levels:
     """Level and shared deviation in each scenario, drawn from the belief together.
 
-    :param unseen: which part of the job's work was not begun, 0 to 1.
+    :param unseen: how much of the doubt about pages that were not seen is left, 0 to 1.
     """
 
     def __init__(self, belief: Belief, unseen: float) -> None:
@@ -158,11 +159,11 @@ def _play(
     """In each scenario, the seconds from now until the last chunk ends."""
     levels = _Levels(belief, unseen)
     busy = [_remaining(timing, belief, levels, number) for number, timing in enumerate(running)]
-    idle = max(1, min(slots, len(running) + len(pending))) - len(running)
-    waits = ahead / max(1, slots)
-    free_in = [
-        [*(ends[scenario] for ends in busy), *[waits if pending else 0.0] * idle] for scenario in range(SCENARIOS)
-    ]
+    # More slots than chunks make no difference, but to the work of others.
+    idle = max(1, slots if ahead else min(slots, len(running) + len(pending))) - len(running)
+    free_in = [[*(ends[scenario] for ends in busy), *[0.0] * idle] for scenario in range(SCENARIOS)]
+    if ahead and pending:
+        free_in = [_poured(free, ahead) for free in free_in]
     head, tail = pending[:-TAIL_CHUNKS], pending[-TAIL_CHUNKS:]
     if head:
         # So many chunks average out: schedule them once at the mean pace, and stretch that as each scenario does.
@@ -254,6 +255,19 @@ def _schedule(free: list[float], costs: Sequence[float], paces: Sequence[float],
     for number, cost in enumerate(costs):
         heapreplace(free, free[0] + start_up + cost * (paces[number] if only is None else only))
     return free
+
+
+def _poured(free: Sequence[float], seconds: float) -> list[float]:
+    """When each slot is free again after so much work of others, in small pieces, went to the slots free first."""
+    ordered = sorted(free)
+    level = ordered[0]
+    for filled, next_free in enumerate([*ordered[1:], float("inf")], 1):
+        step = min(seconds, (next_free - level) * filled)
+        level += step / filled
+        seconds -= step
+        if seconds <= 0:
+            break
+    return [max(level, each) for each in ordered]
 
 
 def _quantile(ordered: Sequence[float], probability: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ _TIMES = {
         "publishing_until",
         "merge_started_at",
     ),
-    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at"),
+    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at", "first_at"),
     "job_events": ("at",),
 }
 
@@ -60,10 +61,15 @@ class Rows:
         signatures: Sequence[Mapping[str, Any]] = ({},),
         due: float = LEASE,
         sent: bool = True,
+        kind: str | None = None,
+        costs: Sequence[float] | None = None,
     ) -> str:
         """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
         job_id = ids.new_job_id()
         new = self.new_job(job_id, total, policy=policy, pages=pages, document_id=document_id, signatures=signatures)
+        if costs is not None:
+            new = replace(new, chunks=[replace(row, cost=cost) for row, cost in zip(new.chunks, costs, strict=True)])
+        new = replace(new, kind=kind)
         assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
         if sent:
             self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
@@ -145,10 +151,12 @@ class Rows:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(lambda conn: chunks.fail(conn, chunk_id, **{"error": "boom", **options}))
 
-    def progress(self, job_id: str, index: int, *, attempt: int, done: int) -> chunks.Change | None:
+    def progress(
+        self, job_id: str, index: int, *, attempt: int, done: int, total: int | None = None
+    ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(
-            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
+            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, total=total, lease=LEASE)
         )
 
     def lose(self, job_id: str, index: int, *, dispatch: int = 1, **options: Any) -> chunks.Change | None:
