@@ -49,7 +49,7 @@ TAIL_CHUNKS = 200
 
 #: A hundred years: an estimate beyond says nothing, and would soon be no valid date. Seconds.
 MAX_REMAINING = MAX_SECONDS
-_MAX_SLOTS = 10_000
+_MAX_SLOTS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)

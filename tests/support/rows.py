@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
@@ -17,6 +19,7 @@ from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
+from celery_progress_ext.storage.schema import job_events
 from tests.support.sql import execute
 
 LEASE = 30.0
@@ -33,8 +36,18 @@ _TIMES = {
         "merge_started_at",
     ),
     "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at", "first_at"),
-    "job_events": ("at",),
+    "job_events": ("at", "eta_finish_at", "eta_earliest_at", "eta_latest_at"),
 }
+
+
+def _pass_time_of_promises(conn: Connection, seconds: float) -> None:
+    """An estimate says within its JSON when it was made."""
+    for row in conn.execute(
+        sa.select(job_events.c.id, job_events.c.eta_model).where(job_events.c.eta_model.is_not(None))
+    ):
+        phase, at, *rest = row.eta_model
+        moved = sa.update(job_events).where(job_events.c.id == row.id).values(eta_model=[phase, at - seconds, *rest])
+        conn.execute(moved)
 
 
 class Rows:
@@ -117,6 +130,7 @@ class Rows:
                 f"{column} = CASE WHEN {column} > 0 THEN {column} - :seconds ELSE {column} END" for column in columns
             )
             self.database.write(lambda conn, sql=f"UPDATE {table} SET {moved}": execute(conn, sql, seconds=seconds))
+        self.database.write(lambda conn: _pass_time_of_promises(conn, seconds))
 
     def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
@@ -198,6 +212,11 @@ class Rows:
     def claim(self, job_id: str, **options: Any) -> Any:
         return self.database.write(
             lambda conn: body.claim(conn, job_id, **{"task_id": job_id, "lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def merge_progress(self, job_id: str, attempt: int, *, done: int, total: int | None = None) -> Any:
+        return self.database.write(
+            lambda conn: body.progress(conn, job_id, attempt=attempt, done=done, total=total, lease=LEASE)
         )
 
     def finish(self, job_id: str, attempt: int) -> Any:
