@@ -120,14 +120,17 @@ def estimate(facts: Facts) -> Eta | None:
     running = [timing.sane() for timing in facts.running]
     timings = [*(timing.sane() for timing in facts.finished), *running]
     slots = min(max(1, facts.slots), _MAX_SLOTS)
-    belief = believe(timings, facts.experience, slots=max(1, len(running)))
-    if belief is None:
-        return None
     pending = [within(cost, 0.0, 1e12) for cost in facts.pending]
     ahead = within(facts.ahead, 0.0, MAX_SECONDS)
-    # Not by what is pending, so that a longer chunk never makes the finish earlier.
-    unseen = 1 / (1 + len(timings) / SEEN_CHUNKS)
-    chunk_ends = _play(belief, pending, running, slots, ahead, unseen)
+    belief = believe(timings, facts.experience, slots=max(1, len(running)))
+    if not (pending or running):
+        chunk_ends = [0.0] * SCENARIOS
+    elif belief is None:
+        return None
+    else:
+        # Not by what is pending, so that a longer chunk never makes the finish earlier.
+        unseen = 1 / (1 + len(timings) / SEEN_CHUNKS)
+        chunk_ends = _play(belief, pending, running, slots, ahead, unseen)
     finishes = sorted(map(sum, zip(chunk_ends, facts.merge.remaining(), strict=True)))
     earliest, finish_at, latest = (
         facts.now + within(_quantile(finishes, q), 0.0, MAX_REMAINING) for q in (0.1, 0.5, 0.9)

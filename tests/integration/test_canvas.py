@@ -135,7 +135,11 @@ def test_eager_tasks_are_tracked_too(app: Celery) -> None:
 
 @pytest.mark.parametrize(
     ("costs", "words"),
-    [([1.0], "one cost per task"), ([1.0, 0.0], "chunk 1 must be a positive"), ([1.0, float("nan")], "chunk 1 must be")],
+    [
+        ([1.0], "one cost per task"),
+        ([1.0, 0.0], "chunk 1 must be a positive"),
+        ([1.0, float("nan")], "chunk 1 must be"),
+    ],
 )
 def test_costs_are_one_positive_number_a_chunk(app: Celery, costs: list[float], words: str) -> None:
     """Nothing is done in no time."""

@@ -197,6 +197,11 @@ def test_the_merge_comes_after_the_last_chunk() -> None:
     assert seconds_left(pending=[100], merge=Merge(seconds=30.0)) == pytest.approx(130, rel=0.08)
 
 
+def test_a_merge_needs_no_chunk_to_be_estimated() -> None:
+    """Once it has begun, the chunks are not looked at."""
+    assert seconds_left(finished=[], merge=Merge(seconds=30.0, elapsed=10.0)) == pytest.approx(20.0, rel=0.1)
+
+
 def test_nothing_left_is_done_now() -> None:
     """No chunk, no merge: now, without doubt."""
     assert eta() == Eta(finish_at=NOW, earliest=NOW, latest=NOW)
