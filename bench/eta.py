@@ -1,187 +1,78 @@
-"""How good is the ETA? Simulated jobs, our estimate beside what progress bars usually do.
+"""How good is the ETA? Recorded and simulated jobs, our estimate beside what progress bars usually do.
 
-Run ``python -m bench.eta [jobs per scenario] [seed]`` from the checkout; some ten seconds, the same figures each time.
+``python -m bench.eta [--jobs N] [--past N] [--seed N] [--recordings FILE] [--corpus DIR]`` from the checkout; some
+minutes, the same figures each time.
 
-A job is a list of chunks worked on by four slots in dispatch order. A page takes a lognormal time: a level of the
-job, a factor of its chunk, noise of its own; a chunk has a second of overhead. An estimator sees only what could be
-observed at that moment: which chunks ran, and when their pages ended.
+At each moment the estimator gets the rows that the product would have then (``bench.timed_jobs``), by the code that
+makes its snapshots (``storage.estimates.promise``); of past jobs it knows what the tick has learned from them
+(``storage.kinds.figures_of``). Nobody says how long the merge takes. Recorded jobs are estimated with what jobs of
+*other* documents taught.
 
-Read the figures with three things in mind. The simulated times are lognormal, as our model supposes; real ones need
-not be. Our constants were chosen on jobs like these. And ours is told how long the merge may take, give
-or take 30 %; the peers have no way to be told.
+Simulated jobs run on four slots. Pages differ, neighbours resemble each other, and their time drifts along the job; the
+constants of the model were chosen on recorded jobs and on jobs like these, so the recorded ones are the harder test.
 
 * ``error``: the median of |predicted - actual| / actual remaining time over 3-97 % of a job's life, then the median
   over the jobs. 0 is perfect. Moments without an estimate are left out, which flatters those who keep silent.
 * ``silent``: the share of the job's life without any estimate.
-* ``coverage``: how often the 80 % interval held the true finish; ``width``: the interval's median width, relative to
-  the actual remaining time.
+* ``held``: how often the 80 % interval held the true finish; ``width``: the interval's width, relative to the actual
+  remaining time, the median over the moments of a job and then over the jobs.
 """
 
 from __future__ import annotations
 
-import bisect
-import heapq
+import argparse
 import random
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from itertools import pairwise
+from pathlib import Path
 
-from celery_progress_ext.eta import Eta, Pace, RunningChunk, estimate
+from bench.timed_jobs import SCENARIOS, Recording, TimedJob, recorded, simulate
+from celery_progress_ext.calibration import Promise
+from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.kinds import Kind
+from celery_progress_ext.storage.estimates import RECENT_CHUNKS, Standing, promise
+from celery_progress_ext.storage.kinds import figures_of
 
-SLOTS = 4
-PAGE_NOISE = 0.35
-CHUNK_NOISE = 0.25
-MERGE_GUESS_NOISE = 0.3
 MOMENTS = [0.03 + 0.94 * step / 31 for step in range(32)]
+#: Kinds of jobs of one scenario, each with past jobs of its own.
+KINDS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulatedChunk:
-    """When a chunk started and when each of its pages ended, in seconds since the job started."""
-
-    start: float
-    page_ends: Sequence[float]
-
-    @property
-    def pages(self) -> int:
-        """How many pages the chunk has."""
-        return len(self.page_ends)
-
-    @property
-    def end(self) -> float:
-        """When its last page ended."""
-        return self.page_ends[-1]
-
-    def done(self, now: float) -> int:
-        """How many of its pages had ended by ``now``."""
-        return bisect.bisect_right(self.page_ends, now)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulatedJob:
-    """A job from its first to its last second, its chunks in dispatch order."""
-
-    chunks: Sequence[SimulatedChunk]
-    merge_seconds: float
-    merge_guess: float
-
-    @property
-    def chunks_end(self) -> float:
-        """When the last chunk ended and the merge began."""
-        return max(chunk.end for chunk in self.chunks)
-
-    @property
-    def end(self) -> float:
-        """When the job was done."""
-        return self.chunks_end + self.merge_seconds
-
-    def chunk_ends(self, now: float) -> list[float]:
-        """When chunks ended, as far as known at ``now``, in order."""
-        return sorted(chunk.end for chunk in self.chunks if chunk.end <= now)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What is special about a kind of job."""
-
-    sizes: Callable[[random.Random], list[int]]
-    #: Pages in the second half of the job take so many times the pages in the first.
-    second_half: float = 1.0
-    #: Half of the slots are lost somewhere in the middle.
-    lose_slots: bool = False
-    #: The first chunk of each slot waits so long for models to load. Seconds.
-    cold_start: float = 0.0
-    #: The merge's share of the whole job.
-    merge_share: float = 0.0
-
-
-def lognormal_sizes(median: float, spread: float, chunks: int = 24) -> Callable[[random.Random], list[int]]:
-    """Chunk sizes in pages around a median."""
-    return lambda rng: [max(1, int(exp(rng.gauss(log(median), spread)))) for _ in range(chunks)]
-
-
-def big_last(rng: random.Random) -> list[int]:
-    """Small chunks, and a last one that is a fifth of all the others together."""
-    sizes = lognormal_sizes(12, 0.4, 23)(rng)
-    return [*sizes, sum(sizes) // 5]
-
-
-SCENARIOS: Mapping[str, Scenario] = {
-    "equal waves": Scenario(sizes=lambda _: [20] * 10),
-    "unequal": Scenario(sizes=lognormal_sizes(18, 0.8)),
-    "big last": Scenario(sizes=big_last),
-    "text, scans": Scenario(sizes=lognormal_sizes(18, 0.5), second_half=7.0),
-    "lose half": Scenario(sizes=lognormal_sizes(18, 0.5), lose_slots=True),
-    "merge 20 %": Scenario(sizes=lognormal_sizes(18, 0.6), merge_share=0.2),
-    "cold start": Scenario(sizes=lognormal_sizes(14, 0.6), cold_start=25.0),
-}
-
-
-def simulate(scenario: Scenario, rng: random.Random) -> SimulatedJob:
-    """One job of this kind."""
-    level = exp(rng.gauss(log(1.5), 0.35))
-    sizes = scenario.sizes(rng)
-    durations: list[list[float]] = []
-    pages_before = 0
-    for size in sizes:
-        factor = exp(rng.gauss(0, CHUNK_NOISE))
-        if pages_before + size / 2 >= sum(sizes) / 2:
-            factor *= scenario.second_half
-        pages_before += size
-        durations.append([level * factor * exp(rng.gauss(0, PAGE_NOISE)) for _ in range(size)])
-    work = sum(map(sum, durations))
-    slots_lost_at = rng.uniform(0.3, 0.6) * work / SLOTS if scenario.lose_slots else float("inf")
-
-    free = [(0.0, slot) for slot in range(SLOTS)]
-    chunks = []
-    for duration in durations:
-        start, slot = heapq.heappop(free)
-        while slot >= SLOTS // 2 and start > slots_lost_at:
-            start, slot = heapq.heappop(free)
-        cold = scenario.cold_start * rng.uniform(0.8, 1.2) if start == 0 else 0.0
-        page_ends = [start + 1.0 + cold + duration[0]]
-        for seconds in duration[1:]:
-            page_ends.append(page_ends[-1] + seconds)
-        chunks.append(SimulatedChunk(start=start, page_ends=page_ends))
-        heapq.heappush(free, (page_ends[-1], slot))
-
-    chunks_end = max(chunk.end for chunk in chunks)
-    merge = chunks_end * scenario.merge_share / (1 - scenario.merge_share) * exp(rng.gauss(0, 0.15))
-    return SimulatedJob(chunks=chunks, merge_seconds=merge, merge_guess=merge * exp(rng.gauss(0, MERGE_GUESS_NOISE)))
-
-
-def ours(job: SimulatedJob, now: float) -> Eta | None:
-    """``celery_progress_ext.eta.estimate`` on what can be observed at ``now``."""
-    pace = Pace()
-    running = []
-    for chunk in job.chunks:
-        if chunk.end <= now:
-            pace = pace.observe(chunk.pages, chunk.end - chunk.start)
-        elif chunk.start <= now:
-            done = chunk.done(now)
-            last = chunk.page_ends[done - 1] if done else chunk.start
-            running.append(RunningChunk(pages=chunk.pages, done=done, elapsed=now - chunk.start, quiet=now - last))
-    # What a caller can do about a merge that takes longer than was thought: never say less than a tenth of it.
-    merging = max(now - job.chunks_end, 0.0)
-    return estimate(
-        now=now,
-        pending=[chunk.pages for chunk in job.chunks if chunk.start > now],
-        running=running,
-        pace=pace,
-        slots=len(running),
-        merge_seconds=max(job.merge_guess - merging, 0.1 * job.merge_guess),
+def ours(job: TimedJob, now: float, kind: Kind) -> Promise | None:
+    """What the product promises at ``now``."""
+    row, chunks = job.rows(now)
+    finished = [chunk for chunk in chunks if chunk.status is ChunkStatus.COMPLETED]
+    return promise(
+        Standing(
+            job=row,
+            kind=kind,
+            running=[chunk for chunk in chunks if chunk.status is ChunkStatus.PROCESSING],
+            finished=finished[-RECENT_CHUNKS:],
+            pending=[chunk.expected_cost for chunk in chunks if chunk.status is ChunkStatus.PENDING],
+            slots=job.at_work(now),
+        )
     )
 
 
-def count_linear(job: SimulatedJob, now: float) -> float | None:
+def learned(kind: Kind, job: TimedJob) -> Kind:
+    """The kind after one more job: what was promised as its chunks started and ended is in its history."""
+    moments = sorted({moment for chunk in job.chunks for moment in (chunk.start + 0.2, chunk.end)} | {job.merge_start})
+    promises = [
+        made for moment in moments[:: max(1, len(moments) // 24)] if (made := ours(job, moment, kind)) is not None
+    ]
+    row, chunks = job.rows(job.end)
+    return kind.with_jobs([figures_of(row, chunks, promises)])
+
+
+def count_linear(job: TimedJob, now: float) -> float | None:
     """Elapsed time per finished chunk times the chunks left: joblib, sidekiq-status, tqdm with smoothing=0."""
     done = len(job.chunk_ends(now))
     return now / done * (len(job.chunks) - done) if done else None
 
 
-def tqdm_ema(job: SimulatedJob, now: float, smoothing: float = 0.3) -> float | None:
+def tqdm_ema(job: TimedJob, now: float, smoothing: float = 0.3) -> float | None:
     """An exponential moving average of the time between finished chunks, bias-corrected: tqdm's default."""
     ends = job.chunk_ends(now)
     if not ends:
@@ -192,7 +83,7 @@ def tqdm_ema(job: SimulatedJob, now: float, smoothing: float = 0.3) -> float | N
     return average / (1 - (1 - smoothing) ** len(ends)) * (len(job.chunks) - len(ends))
 
 
-def rich_window(job: SimulatedJob, now: float, window: float = 30.0) -> float | None:
+def rich_window(job: TimedJob, now: float, window: float = 30.0) -> float | None:
     """The speed over the last 30 s: rich."""
     ends = job.chunk_ends(now)
     recent = [end for end in ends if end >= now - window]
@@ -201,13 +92,13 @@ def rich_window(job: SimulatedJob, now: float, window: float = 30.0) -> float | 
     return (recent[-1] - recent[0]) / (len(recent) - 1) * (len(job.chunks) - len(ends))
 
 
-def pages_linear(job: SimulatedJob, now: float) -> float | None:
+def pages_linear(job: TimedJob, now: float) -> float | None:
     """Elapsed time per finished page times the pages left, with the pages of running chunks counted."""
-    done = sum(chunk.done(now) for chunk in job.chunks)
-    return now / done * (sum(chunk.pages for chunk in job.chunks) - done) if done else None
+    row, _ = job.rows(now)
+    return now / row.pages_done * (row.pages_total - row.pages_done) if row.pages_done else None
 
 
-PEERS: Mapping[str, Callable[[SimulatedJob, float], float | None]] = {
+PEERS: Mapping[str, Callable[[TimedJob, float], float | None]] = {
     "count-linear": count_linear,
     "tqdm EMA": tqdm_ema,
     "rich window": rich_window,
@@ -217,73 +108,186 @@ PEERS: Mapping[str, Callable[[SimulatedJob, float], float | None]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How an estimator did on the jobs of one scenario."""
+    """How an estimator did on one job, or on the jobs of one scenario."""
 
     error: float
     silent: float
-    coverage: float = float("nan")
+    held: float = float("nan")
     width: float = float("nan")
+    jumps: float = float("nan")
+
+    @classmethod
+    def over(cls, scores: Sequence[Score]) -> Score:
+        """The median error and width of jobs, and the mean of the shares."""
+        return cls(
+            error=statistics.median(score.error for score in scores),
+            silent=statistics.fmean(score.silent for score in scores),
+            held=statistics.fmean(score.held for score in scores),
+            width=statistics.median(score.width for score in scores),
+            jumps=statistics.fmean(score.jumps for score in scores),
+        )
 
 
-def score_peer(jobs: Iterable[SimulatedJob], peer: Callable[[SimulatedJob, float], float | None]) -> Score:
-    """A peer gives one number, so it has no coverage."""
-    errors, silent, moments = [], 0, 0
-    for job in jobs:
-        guesses = [(peer(job, share * job.end), (1 - share) * job.end) for share in MOMENTS]
-        made = [abs(guess - actual) / actual for guess, actual in guesses if guess is not None]
-        moments += len(guesses)
-        silent += len(guesses) - len(made)
-        if made:
-            errors.append(statistics.median(made))
-    return Score(error=statistics.median(errors), silent=silent / moments)
+def score_peer(job: TimedJob, peer: Callable[[TimedJob, float], float | None]) -> Score:
+    """A peer gives one number, so it holds nothing."""
+    guesses = [(peer(job, share * job.end), (1 - share) * job.end) for share in MOMENTS]
+    made = [abs(guess - actual) / actual for guess, actual in guesses if guess is not None]
+    return Score(error=statistics.median(made or [1.0]), silent=1 - len(made) / len(guesses))
 
 
-def score_ours(jobs: Iterable[SimulatedJob]) -> Score:
-    """Ours gives an interval too."""
-    errors, widths, covered, silent, moments = [], [], 0, 0, 0
-    for job in jobs:
-        made = []
-        for share in MOMENTS:
-            moments += 1
-            now, actual = share * job.end, (1 - share) * job.end
-            eta = ours(job, now)
-            if eta is None:
-                silent += 1
-                continue
-            made.append(abs(eta.finish_at - job.end) / actual)
-            widths.append((eta.latest - eta.earliest) / actual)
-            covered += eta.earliest <= job.end <= eta.latest
-        errors.append(statistics.median(made))
+def score_ours(job: TimedJob, kind: Kind, *, frames: bool = False) -> Score:
+    """Ours gives an interval too.
+
+    :param frames: look at every second of the job for jumps, as a stream would show them.
+    """
+    made = [
+        (found.shown, (1 - share) * job.end)
+        for share in MOMENTS
+        if (found := ours(job, share * job.end, kind)) is not None
+    ]
+    if not made:
+        return Score(error=1.0, silent=1.0, held=0.0, width=0.0, jumps=0.0)
     return Score(
-        error=statistics.median(errors),
-        silent=silent / moments,
-        coverage=covered / (moments - silent),
-        width=statistics.median(widths),
+        error=statistics.median(abs(eta.finish_at - job.end) / actual for eta, actual in made),
+        silent=1 - len(made) / len(MOMENTS),
+        held=statistics.fmean(eta.earliest <= job.end <= eta.latest for eta, _ in made),
+        width=statistics.median((eta.latest - eta.earliest) / actual for eta, actual in made),
+        jumps=_jumps(job, kind) if frames else float("nan"),
     )
 
 
-def main(jobs_per_scenario: int = 60, seed: int = 1) -> None:
-    """Simulate, score and print the tables."""
-    rng = random.Random(seed)
-    scores: dict[str, list[Score]] = {name: [] for name in [*PEERS, "ours"]}
-    for scenario in SCENARIOS.values():
-        jobs = [simulate(scenario, rng) for _ in range(jobs_per_scenario)]
-        for name, peer in PEERS.items():
-            scores[name].append(score_peer(jobs, peer))
-        scores["ours"].append(score_ours(jobs))
-
-    print(f"{jobs_per_scenario} jobs per scenario, seed {seed}")
-    _table("error", {name: [score.error for score in row] for name, row in scores.items()})
-    _table("silent", {name: [score.silent for score in row] for name, row in scores.items()})
-    _table("coverage", {"ours": [score.coverage for score in scores["ours"]]})
-    _table("width", {"ours": [score.width for score in scores["ours"]]})
+def _jumps(job: TimedJob, kind: Kind) -> float:
+    """The share of frames, one a second, that move the finish by more than a quarter of the time that remains."""
+    shown = [(now, found.shown.finish_at) for now in range(int(job.end)) if (found := ours(job, now, kind)) is not None]
+    jumped = [abs(finish - before) > 0.25 * max(1.0, job.end - now) for (_, before), (now, finish) in pairwise(shown)]
+    return statistics.fmean(jumped) if jumped else 0.0
 
 
-def _table(title: str, rows: Mapping[str, Sequence[float]]) -> None:
-    print(f"\n{title:14}" + "".join(f"{name:>13}" for name in SCENARIOS) + f"{'mean':>13}")
+# --- Simulated --------------------------------------------------------------------------------------------------------
+
+
+def simulated(jobs: int, past: int, seed: int) -> None:
+    """Score every scenario, and print the tables."""
+    variants: dict[str, dict[str, Score]] = {}
+    for name, scenario in SCENARIOS.items():
+        rng = random.Random(f"{seed} {name}")
+        scores: dict[str, list[Score]] = {}
+        for _ in range(KINDS):
+            share = rng.uniform(*scenario.merge_share)
+            taught = [simulate(scenario, rng, merge_share=share) for _ in range(past)]
+            asked = [simulate(scenario, rng, merge_share=share) for _ in range(max(1, jobs // KINDS))]
+            for label, with_costs in (("", False), (", costs known", True)):
+                kind = Kind()
+                for job in taught:
+                    kind = learned(kind, job if with_costs else job.without_costs())
+                for job in asked:
+                    job = job if with_costs else job.without_costs()
+                    scores.setdefault(f"no past job{label}", []).append(score_ours(job, Kind()))
+                    scores.setdefault(f"{past} past jobs{label}", []).append(score_ours(job, kind))
+            for label, peer in PEERS.items():
+                scores.setdefault(label, []).extend(score_peer(job, peer) for job in asked)
+        for label, found in scores.items():
+            variants.setdefault(label, {})[name] = Score.over(found)
+    print(f"simulated: {jobs} jobs per scenario, {KINDS} kinds each, seed {seed}")
+    for figure in ("error", "silent", "held", "width"):
+        rows = {
+            label: [getattr(score, figure) for score in row.values()]
+            for label, row in variants.items()
+            if figure in ("error", "silent") or label not in PEERS
+        }
+        _table(figure, list(SCENARIOS), rows)
+
+
+# --- Recorded ---------------------------------------------------------------------------------------------------------
+
+#: File of a recording, without its page range → document of the corpus.
+_WHERE = ("big", "features", "scans")
+
+
+def costs_from(corpus: Path | None) -> Callable[[str, str, Sequence[int]], Sequence[float] | None]:
+    """What the service's preflight foretells of a document of the corpus: ``NAME_FIRST_LAST.pdf`` is a cut of it."""
+    weights: dict[str, object] = {}
+
+    def costs_of(file: str, mode: str, sizes: Sequence[int]) -> Sequence[float] | None:
+        from tasks.pdf.costs import PageWeight, page_costs
+
+        name, _, cut = file.removesuffix(".pdf").partition("_")
+        path = next((path for room in _WHERE if corpus and (path := corpus / room / f"{name}.pdf").exists()), None)
+        if path is None or not cut.replace("_", "").isdigit():
+            return None
+        first, last = map(int, cut.split("_"))
+        if name not in weights:
+            weights[name] = _weigh(path)
+        of_document = weights[name]
+        assert isinstance(of_document, list)
+        cut_out: list[PageWeight] = of_document[first:last]
+        pages = page_costs(cut_out, keeps_text=mode != "force")
+        costs, place = [], 0
+        for size in sizes:
+            costs.append(sum(pages[place : place + size]))
+            place += size
+        return costs
+
+    return costs_of
+
+
+def _weigh(path: Path) -> list[object]:
+    import tempfile
+
+    from tasks.pdf.preflight import check
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return list(check(path, scratch=Path(scratch)).weights)
+
+
+def real(path: Path, corpus: Path | None) -> None:
+    """Score recorded jobs, each with what the jobs of other documents taught, and print a line for each."""
+    found = list(recorded(path, costs_from(corpus)))
+    scored: list[tuple[Recording, Score, Score]] = []
+    print(f"\nrecorded: {len(found)} jobs; each estimated with what jobs of other documents taught")
+    print(f"{'':34}{'no past job':>16}{'calibrated on the others':>50}")
+    print(f"{'file':24}{'':10}{'error':>8}{'held':>8}{'error':>10}{'held':>8}{'width':>8}{'silent':>8}{'jumps':>8}")
+    for recording in found:
+        kind = Kind()
+        for other in found:
+            if other.document != recording.document:
+                kind = learned(kind, other.job)
+        alone, calibrated = score_ours(recording.job, Kind()), score_ours(recording.job, kind, frames=True)
+        scored.append((recording, alone, calibrated))
+        print(
+            f"{recording.file:24}{recording.circumstance:10}{alone.error:8.3f}{alone.held:8.2f}"
+            f"{calibrated.error:10.3f}{calibrated.held:8.2f}{calibrated.width:8.2f}{calibrated.silent:8.2f}"
+            f"{calibrated.jumps:8.3f}"
+        )
+    for circumstance in (*dict.fromkeys(recording.circumstance for recording in found), "all"):
+        of_it = [each for each in scored if circumstance in (each[0].circumstance, "all")]
+        before, after = Score.over([each[1] for each in of_it]), Score.over([each[2] for each in of_it])
+        print(
+            f"{circumstance:34}{before.error:8.3f}{before.held:8.2f}{after.error:10.3f}{after.held:8.2f}"
+            f"{after.width:8.2f}{after.silent:8.2f}{after.jumps:8.3f}"
+        )
+
+
+def _table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[float]]) -> None:
+    print(f"\n{title:26}" + "".join(f"{name:>13}" for name in columns) + f"{'mean':>13}")
     for name, values in rows.items():
-        print(f"{name:14}" + "".join(f"{value:13.3f}" for value in [*values, statistics.fmean(values)]))
+        print(f"{name:26}" + "".join(f"{value:13.3f}" for value in [*values, statistics.fmean(values)]))
+
+
+def main() -> None:
+    """Read the arguments, then print what was measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=30, help="simulated jobs per scenario")
+    parser.add_argument("--past", type=int, default=20, help="jobs of a kind that were learned from")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--recordings", type=Path, help="recorded jobs, one JSON object a line")
+    parser.add_argument("--corpus", type=Path, help="where the recorded documents are, for what they foretell")
+    given = parser.parse_args()
+    if given.recordings:
+        real(given.recordings, given.corpus)
+    if given.jobs:
+        simulated(given.jobs, given.past, given.seed)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import Any, Literal, Protocol, overload
 from uuid import UUID
 
@@ -15,8 +16,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_progress_ext import ids
 from celery_progress_ext.chunks import Chunk
-from celery_progress_ext.exceptions import InvalidCanvas, NotPublished
+from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.kinds import kind_of
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import Publisher, PublishOnceGroup, ignore_results_of_tracked, outage_of
 from celery_progress_ext.recording import Recording
@@ -69,6 +71,9 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
     :param unit: what a range counts, in messages.
     :param on_chunk_failure: ``partial``, the others go on and the body merges what there is; or ``fail``.
     :param metadata: JSON-serialisable extras that every snapshot carries.
+    :param costs: what each chunk is expected to cost, in any unit: seconds, bytes, rows. The finish time and the bar of
+        work go by it; without costs, by the length of the ranges.
+    :param kind: told apart from other jobs of the same tasks when past jobs are learned from: a language, a size.
     :raises InvalidCanvas: for an empty header, members or a body that are not single tasks, ranges that do not
         fit, overlap or leave a gap, arguments that are not JSON.
     """
@@ -88,6 +93,8 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         unit: str = "pages",
         on_chunk_failure: Literal["partial", "fail"] = "partial",
         metadata: Mapping[str, Any] | None = None,
+        costs: Sequence[float] | None = None,
+        kind: str | None = None,
         app: Celery | None = None,
     ) -> None: ...
     @overload
@@ -104,6 +111,8 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         unit: str = "pages",
         on_chunk_failure: str = "partial",
         metadata: Mapping[str, Any] | None = None,
+        costs: Sequence[float] | None = None,
+        kind: str | None = None,
         app: Celery | None = None,
         **options: Any,
     ) -> None:
@@ -120,6 +129,9 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
                     "unit": unit,
                     "on_chunk_failure": on_chunk_failure,
                     "metadata": dict(metadata or {}),
+                    # Only where they are given: a worker of before takes the signature apart, too.
+                    **({} if costs is None else {"costs": _costs(costs)}),
+                    **({} if kind is None else {"kind": str(kind)}),
                 },
             }
         super().__init__(header, body, kwargs=kwargs, app=app, **options)
@@ -174,12 +186,15 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         header = _Header(members, args, kwargs, sent_with)
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         lease, seconds = extension.context.settings.lease_seconds, _seconds_to(delay, app)
+        new = _new_job(job_id, self.tracking, header, body, followers)
         create = partial(
             job_changes.create,
-            new=_new_job(job_id, self.tracking, header, body, followers),
+            new=new,
             due=lease + seconds,
             lease=lease,
+            merge_share=_merge_share(extension, new.kind),
         )
+        del new
         created = extension.context.database.write(create)
         del create
         job = TrackedJob(job_id, extension, last_id=last_id, app=app)
@@ -281,6 +296,11 @@ class _Header:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def tasks(self) -> set[str]:
+        """The names of its tasks."""
+        return {member.task for member in self._members}
+
     def __iter__(self) -> Iterator[Signature]:
         for member in self._members:
             yield member.clone(self._args, self._kwargs).set(**self._options)
@@ -355,6 +375,9 @@ def _new_job(
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
     pieces = _chunks(tracking["ranges"], len(header))
+    costs: Sequence[float] | None = tracking.get("costs")
+    if costs is not None and len(costs) != len(header):
+        raise InvalidCanvas(f"There are {len(header)} header tasks but {len(costs)} costs; give one cost per task.")
     return NewJob(
         id=job_id,
         matter_id=tracking["matter_id"],
@@ -371,10 +394,31 @@ def _new_job(
                 chunk=chunk,
                 task_id=ids.chunk_task_id(job_id, chunk.index, 1),
                 signature=_stored(signature, f"the arguments of chunk {chunk.index}"),
+                cost=None if costs is None else costs[chunk.index],
             )
             for chunk, signature in zip(pieces, header, strict=True)
         ],
+        kind=kind_of(body=body.task, headers=header.tasks, unit=tracking["unit"], label=tracking.get("kind")),
     )
+
+
+def _costs(costs: Sequence[float]) -> list[float]:
+    """Costs as a signature carries them: positive numbers, since nothing is done in no time."""
+    found = [float(cost) for cost in costs]
+    for index, cost in enumerate(found):
+        if not (isfinite(cost) and cost > 0):
+            raise InvalidCanvas(f"The cost of chunk {index} must be a positive number, not {costs[index]!r}.")
+    return found
+
+
+def _merge_share(extension: Extension, kind: str | None) -> float | None:
+    """Which part of the whole work the merge of this kind is; None where that cannot be looked up."""
+    try:
+        return extension.context.snapshots.kinds.get(kind).merge_share()
+    except ProgressError as error:
+        # What is wrong with the database is reported by the write that follows.
+        logger.debug("kind_not_read", kind=kind, error=type(error).__name__)
+        return None
 
 
 def _chunks(ranges: Sequence[Sequence[int]] | None, count: int) -> list[Chunk]:

@@ -1,4 +1,4 @@
-"""``celery -A APP progress migrate | list | show | watch | retry | cancel | audit``."""
+"""``celery -A APP progress migrate | list | show | watch | retry | cancel | audit | eta``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _command(*params: Callable[[Any], Any]) -> Callable[[Callable[..., None]], A
 
 
 _job = click.argument("job_id", metavar="JOB")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, a snapshot a line.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object a line.")
 
 
 @_command()
@@ -133,6 +133,29 @@ def audit(extension: CeleryProgress, job_id: str | None) -> None:
     if drifts:
         click.get_current_context().exit(EXIT_DRIFT)
     click.echo("Every counter equals its chunk rows, and every row its history.")
+
+
+@_command(_as_json)
+def eta(extension: CeleryProgress, as_json: bool) -> None:
+    """How right the finish times have been, by kind of jobs and phase."""
+    from rich.console import Console
+    from rich.table import Table
+
+    kinds = extension.estimate_scores()
+    if as_json:
+        for kind in kinds:
+            click.echo(json.dumps(kind, ensure_ascii=False))
+        return
+    if not kinds:
+        click.echo("No job has ended since finish times are learned from; the tick (beat) does that.")
+        return
+    for kind in kinds:
+        click.echo(f"{kind['kind']}: {kind['jobs']} jobs")
+        table = Table("phase", "promises", "median error", "80 % interval held", "width", box=None, pad_edge=False)
+        for row in kind["phases"]:
+            shares = (f"{100 * row[name]:.0f} %" for name in ("error", "held", "width"))
+            table.add_row(row["phase"], str(row["promises"]), *shares)
+        Console(width=None if Console().is_terminal else 200).print(table)
 
 
 def _line(snapshot: JobSnapshot) -> str:

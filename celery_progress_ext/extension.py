@@ -242,6 +242,32 @@ class CeleryProgress:
         """
         return audit(self.database, job_id)
 
+    def estimate_scores(self) -> list[dict[str, Any]]:
+        """How right the finish times have been, for each kind of jobs over its last ones (at most 200).
+
+        :returns: one ``{"kind", "jobs", "phases"}`` a kind, the one that learned last first; ``phases`` has for each
+            phase of a job ``{"phase", "promises", "error", "held", "width"}``: the median of |promised - actual| over
+            the actual remaining time, the share of 80 % intervals that held the end, and the median of their width over
+            the remaining time.
+        """
+        return [
+            {
+                "kind": name,
+                "jobs": len(kind.jobs),
+                "phases": [
+                    {
+                        "phase": phase.value,
+                        "promises": score.promises,
+                        "error": round(score.error, 3),
+                        "held": round(score.held, 3),
+                        "width": round(score.width, 3),
+                    }
+                    for phase, score in kind.scores().items()
+                ],
+            }
+            for name, kind in self.context.snapshots.kinds.all().items()
+        ]
+
     def _preload(self) -> None:
         """Make what a worker's children use before they are forked from it; nothing of it is a connection."""
         _ = self.database, self.broadcaster

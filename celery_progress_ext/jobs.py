@@ -30,6 +30,11 @@ class JobStatus(StrEnum):
         """Whether the run is over. Only a retry leaves a terminal status."""
         return self in TERMINAL
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether the merge took effect: COMPLETED or PARTIAL."""
+        return self in (JobStatus.COMPLETED, JobStatus.PARTIAL)
+
 
 TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELLED})
 ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})

@@ -66,23 +66,33 @@ def waiting_of(standing: Standing) -> Waiting | None:
     return Waiting(reason=reason, since=since)
 
 
-#: How much of a job's work its merge is taken to be, in the bar of work.
+#: How much of a job's work its merge is taken to be, in the bar of work, where nothing is known of its kind.
 MERGE_SHARE = 0.03
 
 
-def work_pct(*, ended_well: bool, merging: bool, pages_done: int, pages_total: int, merged: int) -> float:
-    """How much of a job's work is done, in percent, to a tenth: pages of chunks at work count, and the merge does.
+def work_pct(
+    *,
+    ended_well: bool,
+    merging: bool,
+    done: float,
+    merged: float,
+    merge_share: float | None = None,
+    floor: float = 0.0,
+) -> float:
+    """How much of a job's work is done, in percent, to a tenth: chunks at work count, and the merge does.
 
-    It never goes back within a run, since the counts that it is made of do not, and is 100 only at the end.
+    It never goes back within a run, since the shares that it is made of do not, and is 100 only at the end.
 
-    :param merged: pages that the merge has done.
+    :param done: which part of the chunks' cost is done, 0 to 1.
+    :param merged: which part of the merge is, 0 to 1.
+    :param merge_share: which part of the whole work the merge is taken to be, 0 to 1.
+    :param floor: what was shown before the merge was begun again.
     """
     if ended_well:
         return 100.0
-    read = 1.0 if merging else pages_done / pages_total if pages_total else 0.0
-    merge = min(1.0, merged / pages_done) if merging and pages_done else 0.0
-    share = (1 - MERGE_SHARE) * min(1.0, read) + MERGE_SHARE * merge
-    return min(99.9, int(share * 1000) / 10)
+    share = MERGE_SHARE if merge_share is None else merge_share
+    work = (1 - share) * (1.0 if merging else min(1.0, done)) + share * (min(1.0, merged) if merging else 0.0)
+    return min(99.9, max(floor, int(work * 1000 + 1e-6) / 10))
 
 
 def to_dict(waiting: Waiting | None, iso: Any) -> dict[str, Any] | None:

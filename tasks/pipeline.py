@@ -18,6 +18,7 @@ from tasks.documents import DocumentStore
 from tasks.limits import chunk_time_limits, merge_time_limits
 from tasks.options import OcrOptions
 from tasks.page_results import chunk_ranges
+from tasks.pdf.costs import page_costs
 from tasks.pdf.preflight import Preflight, check
 
 logger = structlog.get_logger(__name__)
@@ -102,8 +103,18 @@ def _start(
         document_id=document_id,
         ranges=ranges,
         metadata={"filename": filename, "pages": pages},
+        costs=_costs(found, ranges, options),
+        kind=f"{options.engine} {options.language} {options.dpi} dpi",
         app=app,
     ).apply_async()
+
+
+def _costs(found: Preflight, ranges: list[tuple[int, int]], options: OcrOptions) -> list[float] | None:
+    """What each chunk is expected to cost; None where nothing is known but its pages."""
+    if len(found.weights) != found.pages:
+        return None
+    pages = page_costs(found.weights, keeps_text=options.mode != "force", asks_for=options.asks_for)
+    return [sum(pages[first - 1 : last]) for first, last in ranges]
 
 
 def _withdraw(store: DocumentStore, document_id: str) -> None:

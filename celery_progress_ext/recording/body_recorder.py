@@ -43,6 +43,7 @@ class BodyRecorder:
                 task_id=task_id,
                 lease=self._settings.lease_seconds,
                 max_tries=self._settings.max_attempts,
+                promise=self._context.snapshots.last_promise(task.job_id),
             )
         )
         if job is None:
@@ -59,11 +60,11 @@ class BodyRecorder:
             self._context.database.write(lambda conn: body_changes.beat(conn, job_id, attempt=attempt, lease=lease))
         )
 
-    def progressed(self, job_id: str, *, attempt: int, done: int) -> bool:
+    def progressed(self, job_id: str, *, attempt: int, done: int, total: int | None = None) -> bool:
         """Record how far the merge is; False where it was superseded."""
         lease = self._settings.lease_seconds
         job = self._context.database.write(
-            lambda conn: body_changes.progress(conn, job_id, attempt=attempt, done=done, lease=lease)
+            lambda conn: body_changes.progress(conn, job_id, attempt=attempt, done=done, total=total, lease=lease)
         )
         if job is not None:
             self._announcer.broadcast(job)

@@ -57,6 +57,7 @@ class ChunkRecorder:
                 elapsed=elapsed,
                 worker=process_name(),
                 dead_attempt=dead,
+                promise=self._context.snapshots.last_promise(task.job_id),
             )
         )
         if change is None:
@@ -74,14 +75,19 @@ class ChunkRecorder:
             )
         )
 
-    def progressed(self, task: TaskId, *, attempt: int, done: int, seconds_since_progress: float) -> int | None:
-        """Record pages done; how many chunks of the job are at work, or None where the attempt was superseded."""
+    def progressed(
+        self, task: TaskId, *, attempt: int, done: int, seconds_since_progress: float, total: int | None = None
+    ) -> int | None:
+        """Record pages done, or steps of ``total``; how many chunks of the job are at work, or None where the attempt
+        was superseded.
+        """
         change = self._context.database.write(
             lambda conn: chunk_changes.progress(
                 conn,
                 task.chunk_id,
                 attempt=attempt,
                 done=done,
+                total=total,
                 lease=self._settings.lease_seconds,
                 seconds_since_progress=seconds_since_progress,
             )
@@ -119,10 +125,10 @@ class ChunkRecorder:
             self._complete(task.job_id, [completion])
 
     def _complete(self, job_id: str, completions: Sequence[Completion]) -> None:
-        eta, grace = self._context.snapshots.last_eta(job_id), self._settings.lease_seconds
+        promise, grace = self._context.snapshots.last_promise(job_id), self._settings.lease_seconds
         changes = (
             self._context.database.write(
-                lambda conn: chunk_changes.complete_all(conn, completions, grace=grace, eta=eta)
+                lambda conn: chunk_changes.complete_all(conn, completions, grace=grace, promise=promise)
             )
             or []
         )

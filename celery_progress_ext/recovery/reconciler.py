@@ -23,7 +23,7 @@ from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.recovery.lost_messages import LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
-from celery_progress_ext.storage import endings, lookups, retention, sending
+from celery_progress_ext.storage import endings, kinds, lookups, retention, sending
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.sending import SentChunk
@@ -98,6 +98,7 @@ class Reconciler:
             self.beat,
             self.catch_up,
             self.check,
+            self.learn,
             self.forget,
         )
         self._drifted = 0
@@ -211,6 +212,10 @@ class Reconciler:
         checked = self._auditor.run()
         self._drifted = checked.drifted
         return checked.jobs
+
+    def learn(self) -> int:
+        """What runs that ended say of the next ones of their kind."""
+        return kinds.learn(self._context.database)
 
     def forget(self) -> int:
         """Delete what retention no longer keeps, and send ``jobs_forgotten``: what was made of it may go too."""

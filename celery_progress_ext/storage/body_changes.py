@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.calibration import Promise
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
@@ -17,6 +18,7 @@ from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, active, is_status, settled
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.shortfalls import restate_error
+from celery_progress_ext.waiting import MERGE_SHARE
 
 _OF_JOB = jobs.c.id == sa.bindparam("of_job", type_=sa.String)
 _LEASE = sa.bindparam("new_lease", type_=sa.Double)
@@ -31,6 +33,15 @@ def _changed(
     return None if row is None else JobRow.of(row)
 
 
+#: What the bar of work has shown of a merge that is begun again (`waiting.work_pct`).
+_MERGE_LEFT = 1.0 - jobs.c.merge_pages_done * 1.0 / jobs.c.pages_done
+_WORK_SHOWN = sa.case(
+    (
+        sa.and_(jobs.c.merge_pages_done > 0, jobs.c.pages_done > 0),
+        100.0 * (1.0 - sa.func.coalesce(jobs.c.merge_share, MERGE_SHARE) * _MERGE_LEFT) - 0.1,
+    ),
+    else_=jobs.c.work_floor,
+)
 _CLAIM = (
     sa.update(jobs)
     .where(_OF_JOB, active, settled, _NOT_LEASED, jobs.c.body_tries < sa.bindparam("max_tries", type_=sa.Integer))
@@ -46,6 +57,7 @@ _CLAIM = (
             jobs.c.body_due_at: None,
             jobs.c.merge_started_at: now(),
             jobs.c.merge_pages_done: 0,
+            jobs.c.work_floor: _WORK_SHOWN,
             **_CHANGED,
         }
     )
@@ -53,11 +65,16 @@ _CLAIM = (
 )
 
 
-def claim(conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int) -> JobRow | None:
-    """Take the merge for this delivery; None where it is done, taken, not due yet, or was tried too often."""
+def claim(
+    conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int, promise: Promise | None = None
+) -> JobRow | None:
+    """Take the merge for this delivery; None where it is done, taken, not due yet, or was tried too often.
+
+    :param promise: the finish time that was given last, for the history.
+    """
     job = _changed(conn, _CLAIM, job_id, new_task_id=task_id, new_lease=lease, max_tries=max_tries)
     if job is not None:
-        events.record(conn, job, EventType.MERGE_STARTED, attempt=job.body_attempt)
+        events.record(conn, job, EventType.MERGE_STARTED, attempt=job.body_attempt, promise=promise)
     return job
 
 
@@ -67,13 +84,17 @@ _MINE = sa.and_(
     is_status(jobs.c.status, JobStatus.PROCESSING),
 )
 _BEAT = sa.update(jobs).where(_MINE).values(body_leased_until=now() + _LEASE).returning(jobs.c.id)
+_TOTAL = sa.bindparam("new_total", type_=sa.Integer)
 _PROGRESS = (
     sa.update(jobs)
     .where(_MINE)
     .values(
         {
             jobs.c.body_leased_until: now() + _LEASE,
-            jobs.c.merge_pages_done: sa.bindparam("new_done", type_=sa.Integer),
+            jobs.c.merge_pages_done: sa.case(
+                (_TOTAL > 0, sa.bindparam("new_done", type_=sa.Integer) * jobs.c.pages_done // _TOTAL),
+                else_=sa.bindparam("new_done", type_=sa.Integer),
+            ),
             **_CHANGED,
         }
     )
@@ -87,9 +108,16 @@ def beat(conn: Connection, job_id: str, *, attempt: int, lease: float) -> bool:
     return found.first() is not None
 
 
-def progress(conn: Connection, job_id: str, *, attempt: int, done: int, lease: float) -> JobRow | None:
-    """Record how far the merge is and renew its lease; None where another attempt has it or the job ended."""
-    return _changed(conn, _PROGRESS, job_id, of_attempt=attempt, new_done=done, new_lease=lease)
+def progress(
+    conn: Connection, job_id: str, *, attempt: int, done: int, lease: float, total: int | None = None
+) -> JobRow | None:
+    """Record how far the merge is and renew its lease; None where another attempt has it or the job ended.
+
+    :param total: of how many steps; the pages that are done unless given.
+    """
+    return _changed(
+        conn, _PROGRESS, job_id, of_attempt=attempt, new_done=max(0, done), new_total=total or 0, new_lease=lease
+    )
 
 
 _NOT_WHOLE = sa.or_(jobs.c.failed_chunks > 0, jobs.c.reservations > 0)

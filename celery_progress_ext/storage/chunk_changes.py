@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
-from celery_progress_ext.eta import Pace
 from celery_progress_ext.history import EventType
+from celery_progress_ext.pace import Pace
 from celery_progress_ext.storage import events
 from celery_progress_ext.storage.counters import move, move_all
 from celery_progress_ext.storage.database import Stale
@@ -74,6 +75,10 @@ _START = (
             chunks.c.started_at: now() - parameter("elapsed", sa.Double),
             chunks.c.progressed_at: now() - parameter("elapsed", sa.Double),
             chunks.c.attempt_pages_done: 0,
+            chunks.c.steps_done: None,
+            chunks.c.steps_total: None,
+            chunks.c.first_at: None,
+            chunks.c.first_steps: None,
             chunks.c.worker: parameter("worker", sa.String),
             chunks.c.error: None,
             # Those of the attempt before; a chunk whose pages are read again stays one.
@@ -93,11 +98,14 @@ def start(
     elapsed: float = 0.0,
     worker: str | None = None,
     dead_attempt: int = -1,
+    promise: Promise | None = None,
 ) -> Change | None:
     """Begin a new attempt, ``elapsed`` seconds ago; its number is ``change.chunk.attempt``.
 
     None where there is nothing to begin: the chunk is finished, was tried too often, or somebody alive works on it
     (``dead_attempt`` is known to be dead although its lease still runs).
+
+    :param promise: the finish time that was given last, for the history.
     """
     locked = _lock(conn, chunk_id)
     if locked is None or locked.chunk.tries >= max_tries:
@@ -110,7 +118,14 @@ def start(
     again: list[Any] | None = None if locked.chunk.reservations is None else []
     chunk = _change(conn, _START, chunk_id, lease=lease, elapsed=elapsed, worker=worker, reservations=again)
     job = _moved(move(conn, chunk, old=old, new=ChunkStatus.PROCESSING))
-    events.record(conn, job, EventType.CHUNK_STARTED, chunk_index=chunk.chunk_index, attempt=chunk.attempt)
+    events.record(
+        conn,
+        job,
+        EventType.CHUNK_STARTED,
+        chunk_index=chunk.chunk_index,
+        attempt=chunk.attempt,
+        promise=promise,
+    )
     return Change(job=job, chunk=chunk)
 
 
@@ -118,14 +133,23 @@ _MINE = sa.and_(
     _ONE, chunks.c.attempt == sa.bindparam("of_attempt"), is_status(chunks.c.status, ChunkStatus.PROCESSING)
 )
 _BEAT = sa.update(chunks).where(_MINE).values(_LEASED).returning(chunks.c.job_id)
+_LAST_STEP_AT = now() - parameter("seconds_since_progress", sa.Double)
+_STEPS, _STEPS_TOTAL = parameter("done", sa.Integer), parameter("total", sa.Integer)
+_PAGES = chunks.c.page_end - chunks.c.page_start + 1
+#: A report of steps that are not the chunk's pages is a share of them.
+_STEPS_ARE_PAGES = sa.or_(_STEPS_TOTAL <= 0, _STEPS_TOTAL == _PAGES)
 _PROGRESS = (
     sa.update(chunks)
     .where(_MINE)
     .values(
         {
             **_LEASED,
-            chunks.c.progressed_at: now() - parameter("seconds_since_progress", sa.Double),
-            chunks.c.attempt_pages_done: parameter("done", sa.Integer),
+            chunks.c.progressed_at: _LAST_STEP_AT,
+            chunks.c.attempt_pages_done: sa.case((_STEPS_ARE_PAGES, _STEPS), else_=_STEPS * _PAGES // _STEPS_TOTAL),
+            chunks.c.steps_done: _STEPS,
+            chunks.c.steps_total: sa.case((_STEPS_TOTAL <= 0, _PAGES), else_=_STEPS_TOTAL),
+            chunks.c.first_at: sa.func.coalesce(chunks.c.first_at, _LAST_STEP_AT),
+            chunks.c.first_steps: sa.func.coalesce(chunks.c.first_steps, _STEPS),
         }
     )
     .returning(*CHUNK_COLUMNS)
@@ -134,7 +158,13 @@ _PROGRESS = (
 _FURTHER = (
     sa.update(chunks)
     .where(_ONE)
-    .values({chunks.c.pages_done: parameter("done", sa.Integer), chunks.c.tries: 1})
+    .values(
+        {
+            chunks.c.pages_done: parameter("pages", sa.Integer),
+            chunks.c.cost_done: parameter("cost", sa.Double),
+            chunks.c.tries: 1,
+        }
+    )
     .returning(*CHUNK_COLUMNS)
 )
 
@@ -146,18 +176,27 @@ def beat(conn: Connection, chunk_id: str, *, attempt: int, lease: float) -> bool
 
 
 def progress(
-    conn: Connection, chunk_id: str, *, attempt: int, done: int, lease: float, seconds_since_progress: float = 0.0
+    conn: Connection,
+    chunk_id: str,
+    *,
+    attempt: int,
+    done: int,
+    lease: float,
+    total: int | None = None,
+    seconds_since_progress: float = 0.0,
 ) -> Change | None:
-    """Record ``done`` pages of this attempt, the last of them ``seconds_since_progress`` ago, and renew the lease.
+    """Record ``done`` of ``total`` steps of this attempt, the last of them ``seconds_since_progress`` ago, and renew
+    the lease. None where this attempt is no longer the one that counts.
 
-    None where this attempt is no longer the one that counts.
+    :param total: the chunk's pages unless given; of another number of steps, as many pages count as done.
     """
     row = conn.execute(
         _PROGRESS,
         {
             "of_chunk": chunk_id,
             "of_attempt": attempt,
-            "new_done": done,
+            "new_done": max(0, done),
+            "new_total": total or 0,
             "new_lease": lease,
             "new_seconds_since_progress": seconds_since_progress,
         },
@@ -165,10 +204,12 @@ def progress(
     if row is None:
         return None
     chunk = ChunkRow.of(row)
-    gained = max(0, min(done, chunk.pages) - chunk.pages_done)
-    if gained:
-        chunk = _change(conn, _FURTHER, chunk_id, done=chunk.pages_done + gained)
-    job = _moved(move(conn, chunk, old=ChunkStatus.PROCESSING, new=ChunkStatus.PROCESSING, pages=gained))
+    share = min(1.0, (chunk.steps_done or 0) / max(1, chunk.steps_total or 1))
+    pages = max(0, min(chunk.attempt_pages_done, chunk.pages) - chunk.pages_done)
+    cost = max(0.0, share * chunk.expected_cost - chunk.cost_counted)
+    if pages or cost:
+        chunk = _change(conn, _FURTHER, chunk_id, pages=chunk.pages_done + pages, cost=chunk.cost_counted + cost)
+    job = _moved(move(conn, chunk, old=ChunkStatus.PROCESSING, new=ChunkStatus.PROCESSING, pages=pages, cost=cost))
     return Change(job=job, chunk=chunk)
 
 
@@ -203,7 +244,8 @@ _COMPLETE = (
             chunks.c.finished_at: now(),
             chunks.c.leased_until: None,
             chunks.c.error: None,
-            chunks.c.pages_done: chunks.c.page_end - chunks.c.page_start + 1,
+            chunks.c.pages_done: _PAGES,
+            chunks.c.cost_done: sa.func.coalesce(chunks.c.cost, _PAGES),
             chunks.c.result: _REPORTED.c.value["result"],
             chunks.c.started_at: sa.func.coalesce(chunks.c.started_at, now() - _REPORTED_SECONDS),
             chunks.c.attempt: sa.case((chunks.c.attempt == 0, 1), else_=chunks.c.attempt),
@@ -216,13 +258,13 @@ _NO_RESERVATIONS = sa.update(chunks).where(_IS_REPORTED).values(reservations=sa.
 
 
 def complete_all(
-    conn: Connection, completions: Sequence[Completion], *, grace: float, eta: float | None = None
+    conn: Connection, completions: Sequence[Completion], *, grace: float, promise: Promise | None = None
 ) -> list[Change]:
     """Record successes of chunks of one job, in one transaction; those that took effect, in the order given, each with
     the job's row as it is after all of them. A late success also wins over a failure; none counts twice.
 
     :param grace: seconds for Celery's chord to publish the body, when these were the last chunks.
-    :param eta: the finish time that was given last, for the history.
+    :param promise: the finish time that was given last, for the history.
     """
     reported = {completion.chunk_id: completion for completion in completions}
     locked = (
@@ -237,10 +279,11 @@ def complete_all(
         conn.execute(_NO_RESERVATIONS, {"reported": dumps(read_again)})
     order = {id: place for place, id in enumerate(reported)}
     done = sorted((ChunkRow.of(row) for row in found), key=lambda chunk: order[chunk.id])
-    pages, reservations, pace = 0, 0, Pace()
+    pages, cost, reservations, pace = 0, 0.0, 0, Pace()
     for chunk in done:
         seconds = reported[chunk.id].seconds
         pages += chunk.pages - olds[chunk.id].pages_done
+        cost += chunk.expected_cost - olds[chunk.id].cost_counted
         reservations += len(chunk.reservations or ())
         pace = pace if seconds is None else pace.observe(chunk.pages, seconds)
     job = _moved(
@@ -250,13 +293,14 @@ def complete_all(
             olds=[chunk.status for chunk in olds.values()],
             new=ChunkStatus.COMPLETED,
             pages=pages,
+            cost=cost,
             grace=grace,
             chord_intact=all(reported[id].chord_intact for id in olds),
             pace=pace,
             reservations=reservations,
         )
     )
-    events.record_all(conn, job, EventType.CHUNK_COMPLETED, done, eta=eta)
+    events.record_all(conn, job, EventType.CHUNK_COMPLETED, done, promise=promise)
     if reservations or any(chunk.status is ChunkStatus.FAILED for chunk in olds.values()):
         job = restate_error(conn, job)
     return [Change(job=job, chunk=chunk) for chunk in done]

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import ChunkStatus
-from celery_progress_ext.eta import Pace
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.pace import Pace
 from celery_progress_ext.stages import Stage, StageName, stage
 from celery_progress_ext.storage.expressions import json_object, now, parameter, with_chunk_processing
 from celery_progress_ext.storage.rows import JOB_COLUMNS, ChunkRow, JobRow, counting
@@ -81,6 +81,7 @@ _MOVE = (
             ),
             **{column: column + _GROWS_BY[status] for status, column in COUNTERS.items()},
             jobs.c.pages_done: jobs.c.pages_done + parameter("pages", sa.Integer),
+            jobs.c.cost_done: jobs.c.cost_done + parameter("cost", sa.Double),
             jobs.c.reservations: jobs.c.reservations + parameter("reservations", sa.Integer),
             # Integers, so that 29 of 100 are not 28 %.
             jobs.c.progress_pct: _COMPLETED * 100 // jobs.c.total_chunks,
@@ -106,11 +107,12 @@ def move(
     old: ChunkStatus,
     new: ChunkStatus,
     pages: int = 0,
+    cost: float = 0.0,
     chord_intact: bool = True,
     grace: float = 0.0,
 ) -> JobRow | None:
     """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done; as :func:`move_all`."""
-    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, chord_intact=chord_intact, grace=grace)
+    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, cost=cost, chord_intact=chord_intact, grace=grace)
 
 
 def move_all(
@@ -120,12 +122,14 @@ def move_all(
     olds: Collection[ChunkStatus],
     new: ChunkStatus,
     pages: int = 0,
+    cost: float = 0.0,
     chord_intact: bool = True,
     grace: float = 0.0,
     pace: Pace = _NO_PACE,
     reservations: int = 0,
 ) -> JobRow | None:
-    """Count the change of a job's chunks from ``olds``, a status each, to ``new``, and ``pages`` more done.
+    """Count the change of a job's chunks from ``olds``, a status each, to ``new``, and ``pages`` more done, with their
+    cost.
 
     Each change is a version of its own, as its event says. ``newest`` is shown as the current chunk.
 
@@ -145,6 +149,7 @@ def move_all(
             "new_page_end": newest.page_end,
             "new_changes": len(olds),
             "new_pages": pages,
+            "new_cost": cost,
             "new_chord_intact": chord_intact,
             "new_grace": grace,
             "new_reservations": reservations,

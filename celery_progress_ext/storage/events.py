@@ -8,15 +8,29 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext.calibration import Promise
 from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.database import Database
-from celery_progress_ext.storage.expressions import now, rows_of
+from celery_progress_ext.storage.expressions import json_value, now, rows_of
 from celery_progress_ext.storage.json import dumps
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.schema import job_events as events
 
 _RECORD = sa.insert(events).values(at=now())
+
+
+def _promised(promise: Promise | None) -> dict[str, Any]:
+    """A promise as the columns have it."""
+    if promise is None:
+        return {"eta_finish_at": None, "eta_earliest_at": None, "eta_latest_at": None, "eta_model": None}
+    shown = promise.shown
+    return {
+        "eta_finish_at": shown.finish_at,
+        "eta_earliest_at": shown.earliest,
+        "eta_latest_at": shown.latest,
+        "eta_model": promise.model.to_json(),
+    }
 
 
 def record(
@@ -27,8 +41,12 @@ def record(
     chunk_index: int | None = None,
     attempt: int | None = None,
     message: str | None = None,
+    promise: Promise | None = None,
 ) -> None:
-    """Append one event, in the transaction of the change that it records, with the version that change made."""
+    """Append one event, in the transaction of the change that it records, with the version that change made.
+
+    :param promise: the finish time that was given last.
+    """
     conn.execute(
         _RECORD,
         {
@@ -38,6 +56,7 @@ def record(
             "chunk_index": chunk_index,
             "attempt": attempt,
             "message": message,
+            **_promised(promise),
         },
     )
 
@@ -45,7 +64,10 @@ def record(
 _CHANGED = rows_of("changed", "changed")
 _VERSION = _CHANGED.c.value["version"].as_integer()
 _RECORD_ALL = sa.insert(events).from_select(
-    ["job_id", "version", "type", "at", "chunk_index", "attempt", "message", "eta_finish_at"],
+    [
+        *("job_id", "version", "type", "at", "chunk_index", "attempt", "message"),
+        *("eta_finish_at", "eta_earliest_at", "eta_latest_at", "eta_model"),
+    ],
     sa.select(
         sa.bindparam("of_job", type_=sa.String),
         _VERSION,
@@ -54,7 +76,11 @@ _RECORD_ALL = sa.insert(events).from_select(
         _CHANGED.c.value["chunk_index"].as_integer(),
         _CHANGED.c.value["attempt"].as_integer(),
         sa.cast(sa.bindparam("message", type_=sa.Text), sa.Text),
-        sa.cast(sa.bindparam("eta", type_=sa.Double), sa.Double),
+        *(
+            sa.cast(sa.bindparam(name, type_=sa.Double), sa.Double)
+            for name in ("eta_finish_at", "eta_earliest_at", "eta_latest_at")
+        ),
+        json_value(sa.bindparam("eta_model", type_=sa.Text)),
     ).order_by(_VERSION),
 )
 
@@ -66,20 +92,23 @@ def record_all(
     chunks: Sequence[ChunkRow],
     *,
     message: str | None = None,
-    eta: float | None = None,
+    promise: Promise | None = None,
 ) -> None:
     """Append an event for each chunk of one change, whose last version is the job's; each has a version of its own.
 
-    :param eta: the finish time that was given last.
+    :param promise: the finish time that was given last.
     """
     first = job.version - len(chunks) + 1
     changed = [
         {"version": version, "chunk_index": chunk.chunk_index, "attempt": chunk.attempt}
         for version, chunk in enumerate(chunks, first)
     ]
+    promised = _promised(promise)
+    if promise is not None:
+        promised["eta_model"] = dumps(promised["eta_model"])
     conn.execute(
         _RECORD_ALL,
-        {"of_job": job.id, "of_type": type.value, "message": message, "changed": dumps(changed), "eta": eta},
+        {"of_job": job.id, "of_type": type.value, "message": message, "changed": dumps(changed), **promised},
     )
 
 
@@ -92,6 +121,8 @@ _READ = (
         events.c.attempt,
         events.c.message,
         events.c.eta_finish_at,
+        events.c.eta_earliest_at,
+        events.c.eta_latest_at,
     )
     .where(events.c.job_id == sa.bindparam("of_job"), events.c.version > sa.bindparam("after"))
     .order_by(events.c.version, events.c.id)
@@ -102,4 +133,7 @@ _READ = (
 def read(database: Database, job_id: str, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
     """Events of a job with a version above ``after``, oldest first."""
     rows = database.rows(_READ, of_job=job_id, after=after, limit=limit)
-    return [{**row._mapping, "at": iso(row.at), "eta_finish_at": iso(row.eta_finish_at)} for row in rows]
+    return [{**row._mapping, **{name: iso(row._mapping[name]) for name in _TIMES}} for row in rows]
+
+
+_TIMES = ("at", "eta_finish_at", "eta_earliest_at", "eta_latest_at")

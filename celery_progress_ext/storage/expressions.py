@@ -48,6 +48,13 @@ class json_object(FunctionElement[Any]):
     inherit_cache = True
 
 
+class json_value(FunctionElement[Any]):
+    """JSON from a text parameter."""
+
+    type = JSON
+    inherit_cache = True
+
+
 class with_chunk_processing(FunctionElement[Any]):
     """A job's metadata with another ``chunk_processing``; the rest of it stays."""
 
@@ -65,6 +72,7 @@ _SPELLINGS: Mapping[type[FunctionElement[Any]], tuple[str, str]] = {
     json_items: ("json_each({all})", "jsonb_array_elements(CAST({all} AS jsonb))"),
     among: ("{0} IN {1}", "{0} = ANY(ARRAY{1})"),
     json_object: ("json_object({all})", "jsonb_build_object({all})"),
+    json_value: ("{all}", "CAST({all} AS jsonb)"),
     with_chunk_processing: (
         "json_set({0}, '$.chunk_processing', {1})",
         "jsonb_set({0}, '{{chunk_processing}}', {1})",

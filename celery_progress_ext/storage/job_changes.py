@@ -32,6 +32,8 @@ class NewChunk:
     chunk: Chunk
     task_id: str
     signature: Mapping[str, Any]
+    #: What it is expected to cost; its pages unless given.
+    cost: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class NewJob:
     chunks: Sequence[NewChunk]
     #: What runs after the job: see :class:`Followers`.
     followers: Mapping[str, Any]
+    kind: str | None = None
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -69,10 +72,13 @@ _INSERT_CHUNK = sa.insert(chunks).values(leased_until=now() + sa.bindparam("new_
 _BATCH = 200
 
 
-def create(conn: Connection, new: NewJob, *, due: float, lease: float | None = None) -> JobRow | None:
+def create(
+    conn: Connection, new: NewJob, *, due: float, lease: float | None = None, merge_share: float | None = None
+) -> JobRow | None:
     """Insert the job and its chunks, none of them sent; each should be started within ``due`` seconds.
 
     :param lease: for how many seconds the caller is taken to be at work on sending them; ``due`` unless given.
+    :param merge_share: which part of its whole work the merge is taken to be.
 
     None where the job exists already: a chain's step that a redelivery runs again.
     """
@@ -95,6 +101,10 @@ def create(conn: Connection, new: NewJob, *, due: float, lease: float | None = N
             "body_signature": new.body_signature,
             "body_task_id": new.body_task_id,
             "followers": dict(new.followers),
+            "kind": new.kind,
+            "cost_total": sum(row.chunk.pages if row.cost is None else row.cost for row in new.chunks),
+            "cost_done": 0.0,
+            "merge_share": merge_share,
             "new_lease": due if lease is None else lease,
         },
     ).first()
@@ -115,6 +125,7 @@ def create(conn: Connection, new: NewJob, *, due: float, lease: float | None = N
                     "task_id": row.task_id,
                     "signature": row.signature,
                     "sent_at": 0.0,
+                    "cost": row.cost,
                     "new_due": due,
                 }
                 for row in new.chunks[first : first + _BATCH]
@@ -291,6 +302,7 @@ _REOPEN = (
             jobs.c.finished_at: None,
             jobs.c.merge_started_at: None,
             jobs.c.merge_pages_done: 0,
+            jobs.c.work_floor: None,
             **_RECOUNT_ALL,
             jobs.c.progress_pct: _recounted(ChunkStatus.COMPLETED) * 100 // jobs.c.total_chunks,
             jobs.c.reservations: 0,

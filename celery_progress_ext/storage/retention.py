@@ -12,6 +12,7 @@ from celery_progress_ext.jobs import ForgottenJob
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.schema import job_kinds as kinds
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
 #: At most so many jobs, and about so many rows, are deleted by one call.
@@ -30,6 +31,8 @@ _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 _LOCK = sa.select(chunks.c.id).where(chunks.c.job_id == _OF_JOB).order_by(chunks.c.id).with_for_update()
 # The age once more: a job that is retried meanwhile stays.
 _DELETE = sa.delete(jobs).where(jobs.c.id == _OF_JOB, _OLD).returning(jobs.c.id, jobs.c.matter_id, jobs.c.document_id)
+# So that no more is kept of what past jobs were like than of the jobs.
+_DELETE_KINDS = sa.delete(kinds).where(kinds.c.updated_at < now() - sa.bindparam("seconds", type_=sa.Double))
 
 
 def expire(database: Database, *, days: float) -> Iterator[ForgottenJob]:
@@ -39,6 +42,7 @@ def expire(database: Database, *, days: float) -> Iterator[ForgottenJob]:
     writer of an SQLite database waiting.
     """
     seconds, left = days * 86400.0, ROWS
+    database.write(lambda conn: conn.execute(_DELETE_KINDS, {"seconds": seconds}))
     for row in database.rows(_EXPIRED, seconds=seconds):
         expired = database.write(partial(_expire, job_id=row.id, seconds=seconds))
         if expired is not None:

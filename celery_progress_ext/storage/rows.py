@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from celery_progress_ext.chunks import UNFINISHED, ChunkProgress, ChunkStatus
-from celery_progress_ext.eta import Pace
 from celery_progress_ext.jobs import ACTIVE, JobStatus
+from celery_progress_ext.pace import Pace
 from celery_progress_ext.stages import StageName
 from celery_progress_ext.storage.database import AnyRow
 from celery_progress_ext.storage.expressions import now
@@ -64,6 +64,11 @@ class JobRow:
     body_sent_at: float | None
     followed_at: float | None
     reservations: int
+    kind: str | None
+    cost_total: float | None
+    cost_done: float | None
+    merge_share: float | None
+    work_floor: float | None
     now: float
 
     @classmethod
@@ -124,6 +129,12 @@ class ChunkRow:
     worker: str | None
     sent_at: float | None
     reservations: Sequence[Mapping[str, Any]] | None
+    cost: float | None
+    cost_done: float | None
+    steps_done: int | None
+    steps_total: int | None
+    first_at: float | None
+    first_steps: int | None
 
     @classmethod
     def of(cls, row: AnyRow) -> ChunkRow:
@@ -136,11 +147,23 @@ class ChunkRow:
         """How many pages the chunk has."""
         return self.page_end - self.page_start + 1
 
+    @property
+    def expected_cost(self) -> float:
+        """What the chunk is expected to cost: its pages, unless the job says otherwise."""
+        return float(self.pages) if self.cost is None else self.cost
+
+    @property
+    def cost_counted(self) -> float:
+        """How much of that is done, as far as the job has counted it."""
+        if self.cost_done is None:
+            return self.expected_cost * min(1.0, self.pages_done / max(1, self.pages))
+        return self.cost_done
+
 
 _JOB_FIELDS = [field.name for field in fields(JobRow) if field.name != "status"]
 _CHUNK_FIELDS = [field.name for field in fields(ChunkRow) if field.name != "status"]
 
-_LARGE = frozenset({"signature", "result", "body_signature", "followers", "audited_version"})
+_LARGE = frozenset({"signature", "result", "body_signature", "followers", "audited_version", "learned_run"})
 
 JOB_COLUMNS: Sequence[sa.ColumnElement[Any]] = [
     *(column for column in jobs.c if column.name not in _LARGE),

@@ -1,4 +1,4 @@
-"""The three tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
+"""The tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def _real(name: str) -> sa.Column[float]:
 
 #: A job that ended, or ended again after a retry, since it was audited; as the index spells it.
 unaudited = sa.text("finished_at IS NOT NULL AND COALESCE(audited_version, 0) < version")
+
+#: A run of a known kind that ended and was not learned from.
+unlearned = sa.text("finished_at IS NOT NULL AND kind IS NOT NULL AND COALESCE(learned_run, 0) < run")
 
 _UNSENT = sa.text("sent_at = 0")
 
@@ -93,6 +96,17 @@ processing_jobs = sa.Table(
     sa.Column("result", JSON),
     # Pages of completed chunks that were not wholly read.
     _count("reservations"),
+    # Body's task, header's tasks, unit (`kinds.kind_of`); None for a job of before revision 0004, or tracked by hand.
+    sa.Column("kind", sa.String(255)),
+    # What its chunks are expected to cost together, and what of that is done.
+    sa.Column("cost_total", sa.Double),
+    sa.Column("cost_done", sa.Double),
+    # Which part of its whole work the merge is taken to be; fixed when the job is made, so that the bar of work only
+    # grows. And what that bar had shown when the merge was begun again.
+    sa.Column("merge_share", sa.Double),
+    sa.Column("work_floor", sa.Double),
+    # The run that its kind has learned from last.
+    sa.Column("learned_run", sa.Integer),
     sa.CheckConstraint(
         "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
         " AND pending_chunks + processing_chunks + completed_chunks + failed_chunks = total_chunks",
@@ -104,6 +118,7 @@ processing_jobs = sa.Table(
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
     # Only jobs that ended and were not audited since, so it is all but empty. Queries must use the same expression.
     sa.Index("ix_processing_jobs_unaudited", "finished_at", sqlite_where=unaudited, postgresql_where=unaudited),
+    sa.Index("ix_processing_jobs_unlearned", "finished_at", sqlite_where=unlearned, postgresql_where=unlearned),
 )
 
 document_ocr_chunks = sa.Table(
@@ -140,6 +155,16 @@ document_ocr_chunks = sa.Table(
     sa.Column("sent_at", sa.Double),
     # Pages that were not wholly read: a list of {"page": number, "message": sentence}.
     sa.Column("reservations", JSON),
+    # What it is expected to cost, in a unit of the job's own; None for its pages.
+    sa.Column("cost", sa.Double),
+    # How much of that was done at most, so that a restart does not take it back.
+    sa.Column("cost_done", sa.Double),
+    # What this attempt reported last: steps done, of how many; and when it reported first, and which step, since what
+    # came before that was start-up, too.
+    sa.Column("steps_done", sa.Integer),
+    sa.Column("steps_total", sa.Integer),
+    sa.Column("first_at", sa.Double),
+    sa.Column("first_steps", sa.Integer),
     sa.Index("ix_document_ocr_chunks_unsent", "job_id", sqlite_where=_UNSENT, postgresql_where=_UNSENT),
     sa.UniqueConstraint("job_id", "chunk_index"),
     sa.Index("ix_document_ocr_chunks_job_status", "job_id", "status", "chunk_index"),
@@ -157,7 +182,21 @@ job_events = sa.Table(
     sa.Column("chunk_index", sa.Integer),
     sa.Column("attempt", sa.Integer),
     sa.Column("message", sa.Text),
-    # The finish time that readers had been given last when this happened.
+    # The finish time that readers had been given last when this happened, and its interval; and the estimate before it
+    # was corrected (`calibration.Model`).
     sa.Column("eta_finish_at", sa.Double),
+    sa.Column("eta_earliest_at", sa.Double),
+    sa.Column("eta_latest_at", sa.Double),
+    sa.Column("eta_model", JSON),
     sa.Index("ix_job_events_job_version", "job_id", "version"),
+)
+
+#: What past jobs of a kind say of the next: the figures of the last of them (`kinds.Kind`).
+job_kinds = sa.Table(
+    "job_kinds",
+    metadata,
+    sa.Column("kind", sa.String(255), primary_key=True),
+    sa.Column("jobs", JSON, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Index(None, "updated_at"),
 )

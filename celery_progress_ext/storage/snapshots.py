@@ -11,13 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
-from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, PageShortfall, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, PageShortfall, StalledChunk
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.estimates import Estimates
+from celery_progress_ext.storage.kinds import Kinds
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
@@ -41,17 +43,12 @@ _JOBS_BEFORE = (
     .select_from(jobs)
     .where(active, jobs.c.created_at < sa.bindparam("created_at", type_=sa.Double))
 )
-_SIZES = (
-    sa.select((chunks.c.page_end - chunks.c.page_start + 1).label("pages"))
-    .where(chunks.c.job_id == _OF_JOB)
-    .order_by(chunks.c.chunk_index)
-)
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
     taken_at: float
-    eta: Eta | None
+    promise: Promise | None
     stalled: tuple[StalledChunk, ...]
     waiting: Waiting | None
     #: The most chunks that were at work lately, and when: between two chunks a slot is not lost.
@@ -59,12 +56,12 @@ class _View:
 
 
 class Snapshots:
-    """Reads snapshots; keeps the page counts of recent jobs' chunks, which never change, for their ETA."""
+    """Reads snapshots; keeps what was last seen of the running chunks of recent jobs, for ``VIEW_SECONDS``."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._sizes: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._estimates = Estimates(database)
         self._views: OrderedDict[str, _View] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -112,28 +109,27 @@ class Snapshots:
             pages_done=job.pages_done,
             created_at=job.created_at,
             error=job.error,
-            eta=view.eta,
+            eta=None if view.promise is None else view.promise.shown,
             metadata=_metadata(job),
             failures=self._failures(job),
             failures_total=job.failed_chunks + job.reservations,
             waiting=view.waiting,
-            work_pct=work_pct(
-                ended_well=job.status in (JobStatus.COMPLETED, JobStatus.PARTIAL),
-                merging=job.merging,
-                pages_done=job.pages_done,
-                pages_total=job.pages_total,
-                merged=job.merge_pages_done,
-            ),
+            work_pct=_work_pct(job),
             stalled=view.stalled,
             heartbeat_at=job.now,
             finished_at=job.finished_at,
             unit=job.unit,
         )
 
-    def last_eta(self, job_id: str) -> float | None:
+    @property
+    def kinds(self) -> Kinds:
+        """What is known of kinds of jobs."""
+        return self._estimates.kinds
+
+    def last_promise(self, job_id: str) -> Promise | None:
         """The finish time that this process gave last for a job."""
         view = self._views.get(job_id)
-        return view.eta.finish_at if view is not None and view.eta is not None else None
+        return None if view is None else view.promise
 
     def _failures(self, job: JobRow) -> tuple[ChunkFailure | PageShortfall, ...]:
         """The first chunks that failed, then the first pages that were not wholly read."""
@@ -166,8 +162,8 @@ class Snapshots:
         slots = _slots(kept, len(alive) + (freed_slots if job.pending_chunks and not job.merging else 0))
         waiting = self._waiting(job, at_work=len(alive), silent=len(running) - len(alive))
         # While nothing moves, a finish time would be a promise that moves with the clock.
-        eta = None if waiting is not None else self._eta(job, running, slots[0])
-        view = _View(time.monotonic(), eta, self._stalled(job, running), waiting, slots)
+        promise = None if waiting is not None else self._estimates.of(job, running, slots=slots[0])
+        view = _View(time.monotonic(), promise, self._stalled(job, running), waiting, slots)
         with self._lock:
             self._views[job.id] = view
             while len(self._views) > _CACHED_JOBS:
@@ -196,42 +192,6 @@ class Snapshots:
         row = self._database.row(_JOBS_BEFORE, created_at=job.created_at)
         return replace(waiting, jobs_before=0 if row is None else row.jobs)
 
-    def _eta(self, job: JobRow, running: Sequence[ChunkRow], slots: int) -> Eta | None:
-        now = job.now
-        pending = self._pending_sizes(job)
-        if job.merging:
-            pending = ()
-        return estimate(
-            now=now,
-            pending=pending,
-            running=[
-                RunningChunk(
-                    pages=row.pages,
-                    done=row.attempt_pages_done,
-                    elapsed=max(0.0, now - (row.started_at or now)),
-                    quiet=max(0.0, now - (row.progressed_at or now)),
-                )
-                for row in running
-            ],
-            pace=job.pace,
-            slots=max(1, slots),
-            merge_seconds=_merge_seconds(job),
-        )
-
-    def _pending_sizes(self, job: JobRow) -> tuple[int, ...]:
-        """Page counts of the chunks not started: the last ones of the dispatch order, which queues keep."""
-        count = job.pending_chunks
-        if not count:
-            return ()
-        sizes = self._sizes.get(job.id)
-        if sizes is None:
-            sizes = tuple(row.pages for row in self._database.rows(_SIZES, of_job=job.id))
-            with self._lock:
-                self._sizes[job.id] = sizes
-                while len(self._sizes) > _CACHED_JOBS:
-                    self._sizes.popitem(last=False)
-        return sizes[-count:]
-
     def _stalled(self, job: JobRow, running: Sequence[ChunkRow]) -> tuple[StalledChunk, ...]:
         now, found = job.now, []
         for row in running:
@@ -255,33 +215,31 @@ class Snapshots:
 
 
 #: For how long a slot that no chunk has counts: the next chunk's start is recorded a moment later. Seconds.
-_SLOT_SECONDS = 2.0
+SLOT_SECONDS = 2.0
 
 
 def _slots(before: _View | None, at_work: int) -> tuple[int, float]:
     """How many chunks can be at work at once, from the view before and what is at work now."""
     now = time.monotonic()
-    if before is not None and before.slots[0] > at_work and now - before.slots[1] < _SLOT_SECONDS:
+    if before is not None and before.slots[0] > at_work and now - before.slots[1] < SLOT_SECONDS:
         return before.slots
     return at_work, now
 
 
-#: A merge reads and writes what the chunks made: about this share of the time they took together...
-_MERGE_SHARE = 0.005
-#: ... and a start-up of its own, in seconds.
-_MERGE_FIXED = 0.5
-
-
-def _merge_seconds(job: JobRow) -> float:
-    """What is left of the merge: a share of the chunks' own time, less what it has run; from its pages when known."""
-    expected = _MERGE_FIXED + _MERGE_SHARE * job.pace_seconds
-    if not job.merging or job.merge_started_at is None:
-        return expected
-    elapsed = max(0.0, job.now - job.merge_started_at)
-    done, total = job.merge_pages_done, job.pages_done
-    if done and total:
-        return elapsed * float(max(0, total - done)) / float(done)
-    return max(expected - elapsed, 0.1 * elapsed)
+def _work_pct(job: JobRow) -> float:
+    """The bar of work of a job's row."""
+    # A job of before costs were kept counts its pages.
+    done, total = (
+        (job.pages_done, job.pages_total) if job.cost_total is None else (job.cost_done or 0.0, job.cost_total)
+    )
+    return work_pct(
+        ended_well=job.status.ended_well,
+        merging=job.merging,
+        done=done / total if total else 0.0,
+        merged=job.merge_pages_done / job.pages_done if job.pages_done else 0.0,
+        merge_share=job.merge_share,
+        floor=job.work_floor or 0.0,
+    )
 
 
 def _metadata(job: JobRow) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Work:
     #: The fencing token, once the start is recorded.
     attempt: int | None = None
     done: int = 0
+    #: Of how many, as its task says; None for the chunk's pages.
+    total: int | None = None
     done_at: float = field(default_factory=time.monotonic)
     written_done: int = 0
     #: The last write of any kind, for the lease; and of pages, for their rate.
@@ -172,7 +174,11 @@ class Heartbeats:
         elif self._has_news(work):
             done = work.done
             at_work = self._recording.chunks.progressed(
-                work.task, attempt=work.attempt, done=done, seconds_since_progress=time.monotonic() - work.done_at
+                work.task,
+                attempt=work.attempt,
+                done=done,
+                total=work.total,
+                seconds_since_progress=time.monotonic() - work.done_at,
             )
             self._written(work, done, counts=at_work is not None)
             work.pages_seconds = max(PAGES_SECONDS, (at_work or 0) / PAGES_PER_SECOND)
@@ -184,7 +190,7 @@ class Heartbeats:
         job_id = work.task.job_id
         if self._has_news(work):
             done = work.done
-            counts = self._recording.bodies.progressed(job_id, attempt=work.attempt, done=done)
+            counts = self._recording.bodies.progressed(job_id, attempt=work.attempt, done=done, total=work.total)
             self._written(work, done, counts=counts)
         elif self._beat_due(work):
             counts = self._recording.bodies.alive(job_id, attempt=work.attempt)

@@ -38,7 +38,7 @@ class Reporter:
             raise Superseded("the job ended, or another attempt took over")
         first = work.done == 0
         if done != work.done:
-            work.done, work.done_at = done, time.monotonic()
+            work.done, work.total, work.done_at = done, total, time.monotonic()
         if first and done:
             self._heartbeats.nudge()
         if not _nearly_killed(task, work) and work.publish_due(PAGES_SECONDS):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tasks.pdf import sandbox
+from tasks.pdf.costs import PageWeight
 from tasks.pdf.geometry import MIN_DPI
 
 MAX_PAGES = 20_000
@@ -85,6 +86,8 @@ class Preflight:
     text_pages: int | None
     #: Pages, counted from 1, that the document names and does not contain; they are not among ``pages``.
     missing_pages: tuple[int, ...] = ()
+    #: What each page weighs, for what it is expected to cost; empty where that is not known.
+    weights: tuple[PageWeight, ...] = ()
 
 
 def check(
@@ -123,6 +126,7 @@ def check(
         repaired=verdict["repaired"],
         text_pages=verdict["text_pages"],
         missing_pages=tuple(verdict["missing_pages"]),
+        weights=tuple(PageWeight.from_json(weight) for weight in verdict.get("weights", ())),
     )
 
 

@@ -2,8 +2,8 @@
 
 ``python -m tasks.pdf.preflight_child PATH SCRATCH DPI MAX_PAGES SECONDS MEMORY``
 
-A second line, which adds the count of pages with text, may follow: that needs the pages' contents, which can
-kill this process, and the first line has been said by then.
+Further lines may follow, each with all of the one before: the count of pages with text, which needs the pages'
+contents, and what the pages weigh. Either can kill this process, and the first line has been said by then.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ import pikepdf
 import pypdfium2
 import pypdfium2.raw as pdfium_c
 
+from tasks.pdf.costs import PageWeight, weights_of
 from tasks.pdf.geometry import fitting_dpi
 from tasks.pdf.sandbox import allow_cpu, confine
 
 #: CPU seconds for counting pages with text: 5,000 pages take 0.2.
 _TEXT_SECONDS = 4
+
+#: CPU seconds for weighing the pages, for the finish time.
+_WEIGHT_SECONDS = 8
+#: Images of a page that are weighed.
+_MAX_IMAGES = 200
 
 #: Form fields that are looked at for a signature; a form has hundreds, a hostile one millions.
 _MAX_FIELDS = 10_000
@@ -183,6 +189,46 @@ def _has_text(pdf: pypdfium2.PdfDocument, index: int) -> bool:
         return False
 
 
+def _weights(path: Path, texts: list[bool]) -> list[PageWeight]:
+    """What the pages weigh; [] where the file does not say."""
+    try:
+        with pikepdf.open(path) as pdf:
+            pages = list(pdf.pages)
+            contents = [sum(map(_length, _streams(page.obj.get("/Contents")))) for page in pages]
+            return weights_of(contents, [list(_images(page)) for page in pages], texts)
+    except MemoryError:
+        raise
+    except Exception:  # whatever a broken object makes it raise
+        return []
+
+
+def _streams(found: object) -> Iterator[pikepdf.Object]:
+    for each in found if isinstance(found, pikepdf.Array) else [found]:
+        if isinstance(each, pikepdf.Stream):
+            yield each
+
+
+def _length(stream: pikepdf.Object) -> float:
+    length = stream.get("/Length", 0)
+    return float(length) if isinstance(length, int) else 0.0
+
+
+def _images(page: pikepdf.Page) -> Iterator[tuple[object, str, float]]:
+    """Identity, coding and bytes of each image that the page's own resources name."""
+    shown = page.obj.get("/Resources", pikepdf.Dictionary()).get("/XObject")
+    if not isinstance(shown, pikepdf.Dictionary):
+        return
+    for name in list(shown.keys())[:_MAX_IMAGES]:
+        image = shown[name]
+        if isinstance(image, pikepdf.Stream) and image.get("/Subtype") == pikepdf.Name.Image:
+            coding = image.get("/Filter", "")
+            yield (
+                image.objgen,
+                str(coding[-1] if isinstance(coding, pikepdf.Array) and len(coding) else coding),
+                _length(image),
+            )
+
+
 def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     """Print the verdict, then the verdict with the count of pages with text."""
     copy, pages = sound_copy(path, scratch)
@@ -194,7 +240,11 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
         _say({**verdict, "text_pages": None})
         allow_cpu(_TEXT_SECONDS)
         verdict["missing_pages"] = _missing_pages(path)
-        _say({**verdict, "text_pages": sum(_has_text(pdf, index) for index in range(pages))})
+        texts = [_has_text(pdf, index) for index in range(pages)]
+        verdict["text_pages"] = sum(texts)
+        _say(verdict)
+    allow_cpu(_WEIGHT_SECONDS)
+    _say({**verdict, "weights": [weight.to_json() for weight in _weights(copy, texts)]})
 
 
 def _say(verdict: dict[str, Any]) -> None:

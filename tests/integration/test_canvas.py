@@ -131,3 +131,17 @@ def test_eager_tasks_are_tracked_too(app: Celery) -> None:
     job = _chord(app, _work(app)).apply_async()
     snapshot = job.snapshot()
     assert (snapshot.status, snapshot.chunks.completed) == (JobStatus.COMPLETED, 2)
+
+
+@pytest.mark.parametrize(
+    ("costs", "words"),
+    [
+        ([1.0], "one cost per task"),
+        ([1.0, 0.0], "chunk 1 must be a positive"),
+        ([1.0, float("nan")], "chunk 1 must be"),
+    ],
+)
+def test_costs_are_one_positive_number_a_chunk(app: Celery, costs: list[float], words: str) -> None:
+    """Nothing is done in no time."""
+    with pytest.raises(InvalidCanvas, match=words):
+        _chord(app, _work(app), costs=costs).apply_async()

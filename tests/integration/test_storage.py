@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from celery_progress_ext import ChunkProgressTracker, JobStatus, JobTrackingService, OCRChunkService, context, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.eta import Pace
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
+from celery_progress_ext.pace import Pace
 from celery_progress_ext.storage import Database, Snapshots, retention
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import job_changes as jobs

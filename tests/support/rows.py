@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
@@ -16,6 +19,7 @@ from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.migrate import migrate
+from celery_progress_ext.storage.schema import job_events
 from celery_progress_ext.story import JobTrackingService, OCRChunkService
 from tests.support.sql import execute
 
@@ -32,9 +36,19 @@ _TIMES = {
         "publishing_until",
         "merge_started_at",
     ),
-    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at"),
-    "job_events": ("at",),
+    "document_ocr_chunks": ("leased_until", "started_at", "progressed_at", "finished_at", "sent_at", "first_at"),
+    "job_events": ("at", "eta_finish_at", "eta_earliest_at", "eta_latest_at"),
 }
+
+
+def _pass_time_of_promises(conn: Connection, seconds: float) -> None:
+    """An estimate says within its JSON when it was made."""
+    for row in conn.execute(
+        sa.select(job_events.c.id, job_events.c.eta_model).where(job_events.c.eta_model.is_not(None))
+    ):
+        phase, at, *rest = row.eta_model
+        moved = sa.update(job_events).where(job_events.c.id == row.id).values(eta_model=[phase, at - seconds, *rest])
+        conn.execute(moved)
 
 
 class Rows:
@@ -61,10 +75,15 @@ class Rows:
         signatures: Sequence[Mapping[str, Any]] = ({},),
         due: float = LEASE,
         sent: bool = True,
+        kind: str | None = None,
+        costs: Sequence[float] | None = None,
     ) -> str:
         """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
         job_id = ids.new_job_id()
         new = self.new_job(job_id, total, policy=policy, pages=pages, document_id=document_id, signatures=signatures)
+        if costs is not None:
+            new = replace(new, chunks=[replace(row, cost=cost) for row, cost in zip(new.chunks, costs, strict=True)])
+        new = replace(new, kind=kind)
         assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
         if sent:
             self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
@@ -112,6 +131,7 @@ class Rows:
                 f"{column} = CASE WHEN {column} > 0 THEN {column} - :seconds ELSE {column} END" for column in columns
             )
             self.database.write(lambda conn, sql=f"UPDATE {table} SET {moved}": execute(conn, sql, seconds=seconds))
+        self.database.write(lambda conn: _pass_time_of_promises(conn, seconds))
 
     def start(self, job_id: str, index: int, **options: Any) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
@@ -146,10 +166,12 @@ class Rows:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(lambda conn: chunks.fail(conn, chunk_id, **{"error": "boom", **options}))
 
-    def progress(self, job_id: str, index: int, *, attempt: int, done: int) -> chunks.Change | None:
+    def progress(
+        self, job_id: str, index: int, *, attempt: int, done: int, total: int | None = None
+    ) -> chunks.Change | None:
         chunk_id = ids.chunk_id(job_id, index)
         return self.database.write(
-            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, lease=LEASE)
+            lambda conn: chunks.progress(conn, chunk_id, attempt=attempt, done=done, total=total, lease=LEASE)
         )
 
     def lose(self, job_id: str, index: int, *, dispatch: int = 1, **options: Any) -> chunks.Change | None:
@@ -191,6 +213,11 @@ class Rows:
     def claim(self, job_id: str, **options: Any) -> Any:
         return self.database.write(
             lambda conn: body.claim(conn, job_id, **{"task_id": job_id, "lease": LEASE, "max_tries": 3, **options})
+        )
+
+    def merge_progress(self, job_id: str, attempt: int, *, done: int, total: int | None = None) -> Any:
+        return self.database.write(
+            lambda conn: body.progress(conn, job_id, attempt=attempt, done=done, total=total, lease=LEASE)
         )
 
     def finish(self, job_id: str, attempt: int) -> Any:

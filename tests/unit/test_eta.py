@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_progress_ext.eta import MAX_REMAINING, SCENARIOS, TAIL_CHUNKS, Eta, Pace, RunningChunk, estimate
+from celery_progress_ext.eta import MAX_REMAINING, SCENARIOS, TAIL_CHUNKS, Eta, Facts, Merge, estimate
+from celery_progress_ext.pace import Experience, Timing
+
+NOW = 1_000_000.0
+
+
+def finished(pages: int, seconds: float, index: int = 0) -> Timing:
+    """A chunk that is done, of a task that reports nothing."""
+    return Timing(index=index, pages=pages, cost=pages, done=pages, elapsed=seconds)
+
+
+def running(pages: int, done: int, elapsed: float, quiet: float, index: int = 100) -> Timing:
+    """A chunk at work, whose first page took as long as the others."""
+    first = (elapsed - quiet) / done if done else None
+    return Timing(index=index, pages=pages, cost=pages, done=done, elapsed=elapsed, quiet=quiet, first=first)
+
 
 #: A job that has shown what it is like: 50 chunks of 25 pages at a second per page.
-STEADY = reduce(lambda pace, _: pace.observe(25, 25.0), range(50), Pace())
-NOW = 1_000_000.0
+STEADY: Sequence[Timing] = [finished(25, 25.0, index) for index in range(50)]
 
 
 def eta(**facts: Any) -> Eta:
     """An estimate that must exist, with a steady job and one slot unless the test says otherwise."""
-    found = estimate(**{"now": NOW, "pending": [], "running": [], "pace": STEADY, "slots": 1, **facts})
+    found = estimate(Facts(**{"now": NOW, "finished": STEADY, "merge": Merge(), **facts}))
     assert found is not None
     return found
 
@@ -41,21 +55,34 @@ def width(found: Eta) -> float:
 
 def test_no_estimate_before_the_first_page() -> None:
     """Before any page is done there is nothing to go by, however long chunks have been at work."""
-    running = [RunningChunk(pages=25, done=0, elapsed=60.0, quiet=60.0)]
-    assert estimate(now=NOW, pending=[25] * 10, running=running, pace=Pace(), slots=4) is None
+    assert estimate(Facts(now=NOW, pending=[25] * 10, running=[running(25, 0, 60.0, 60.0)], slots=4)) is None
 
 
 @pytest.mark.parametrize(
-    ("pace", "done"),
+    ("done", "ended"),
     [
-        pytest.param(Pace(), 1, id="one page of a running chunk"),
-        pytest.param(Pace().observe(1, 1.0), 0, id="one finished chunk of one page"),
+        pytest.param(1, [], id="one page of a running chunk"),
+        pytest.param(0, [finished(1, 1.0)], id="one finished chunk of one page"),
     ],
 )
-def test_an_estimate_from_the_first_page_on(pace: Pace, done: int) -> None:
+def test_an_estimate_from_the_first_page_on(done: int, ended: list[Timing]) -> None:
     """One page is enough, be it in a running or in a finished chunk."""
-    running = [RunningChunk(pages=25, done=done, elapsed=2.0, quiet=0.0)]
-    assert estimate(now=NOW, pending=[25] * 10, running=running, pace=pace, slots=4) is not None
+    at_work = [running(25, done, 2.0, 0.0)]
+    assert estimate(Facts(now=NOW, pending=[25] * 10, running=at_work, finished=ended, slots=4)) is not None
+
+
+def test_past_jobs_are_enough_before_the_first_page() -> None:
+    """A kind with history is estimated at once, and its start-up is counted."""
+    experience = Experience(pace=0.0, pace_spread=0.3, warm=0.0, cold=10.0)
+    facts = {"finished": [], "running": [running(25, 0, 1.0, 1.0, index=0)], "experience": experience}
+    assert seconds_left(**facts) == pytest.approx(10 + 25 - 1, rel=0.2)
+
+
+def test_what_is_seen_outweighs_what_past_jobs_say() -> None:
+    """Ten chunks of this job at 4 s a page say more than other jobs at 1 s."""
+    slow = [finished(25, 100.0, index) for index in range(10)]
+    experience = Experience(pace=0.0, pace_spread=0.3)
+    assert seconds_left(finished=slow, pending=[25] * 10, experience=experience) == pytest.approx(1000, rel=0.15)
 
 
 # --- Examples ---------------------------------------------------------------------------------------------------------
@@ -78,53 +105,61 @@ def test_a_big_last_chunk_is_not_shared() -> None:
 
 def test_a_slot_more_than_chunks_at_work_takes_the_next_chunk_now() -> None:
     """One chunk is at work and a slot has just been freed: the pending chunk need not wait."""
-    running = [RunningChunk(pages=50, done=10, elapsed=10.0, quiet=0.0)]
-    assert seconds_left(pending=[20], running=running, slots=2) == pytest.approx(40, rel=0.1)
-    assert seconds_left(pending=[20], running=running, slots=1) == pytest.approx(60, rel=0.1)
+    at_work = [running(50, 10, 10.0, 0.0)]
+    assert seconds_left(pending=[20], running=at_work, slots=2) == pytest.approx(40, rel=0.1)
+    assert seconds_left(pending=[20], running=at_work, slots=1) == pytest.approx(60, rel=0.1)
+
+
+def test_the_work_of_others_goes_first() -> None:
+    """60 s of one slot's work, on two slots, before 40 chunks; nothing waits where nothing is pending."""
+    alone = seconds_left(pending=[25] * 40, slots=2)
+    assert seconds_left(pending=[25] * 40, slots=2, ahead=60.0) == pytest.approx(alone + 30, abs=1)
+    at_work = running(50, 10, 10.0, 0.0)
+    assert seconds_left(running=[at_work], ahead=60.0) == seconds_left(running=[at_work])
 
 
 def test_the_longest_of_equal_chunks_decides() -> None:
     """Of 20 equal chunks side by side the slowest ends the job, so the estimate is above one chunk's time."""
-    assert seconds_left(pending=[25] * 20, slots=20) > 1.2 * seconds_left(pending=[25])
+    assert seconds_left(pending=[25] * 20, slots=20) > 1.1 * seconds_left(pending=[25])
 
 
 def test_a_running_chunk_keeps_to_its_own_pace() -> None:
     """A chunk that has taken 5 s for each of 40 pages is not expected to do the other 10 at the job's 1 s."""
-    slow = RunningChunk(pages=50, done=40, elapsed=200.0, quiet=0.0)
+    slow = running(50, 40, 200.0, 0.0)
     assert 35 < seconds_left(running=[slow]) < 60
 
 
 def test_few_pages_of_its_own_tell_little() -> None:
     """One slow page is more likely chance than a slow chunk: the estimate stays near the job's pace."""
-    slow = RunningChunk(pages=51, done=1, elapsed=5.0, quiet=0.0)
+    slow = running(51, 1, 5.0, 0.0)
     assert 50 < seconds_left(running=[slow]) < 100
 
 
 def test_quiet_time_counts() -> None:
     """Half way through a page, half a page's time has passed."""
-    fresh = RunningChunk(pages=11, done=10, elapsed=100.0, quiet=0.0)
-    later = RunningChunk(pages=11, done=10, elapsed=105.0, quiet=5.0)
-    pace = reduce(lambda pace, _: pace.observe(10, 100.0), range(50), Pace())
-    gone_by = seconds_left(running=[fresh], pace=pace) - seconds_left(running=[later], pace=pace)
+    fresh = running(11, 10, 100.0, 0.0)
+    later = running(11, 10, 105.0, 5.0)
+    ended = [finished(10, 100.0, index) for index in range(50)]
+    gone_by = seconds_left(running=[fresh], finished=ended) - seconds_left(running=[later], finished=ended)
     assert gone_by == pytest.approx(5.0, abs=1.0)
 
 
 def test_a_chunk_that_reports_no_pages_is_counted_down() -> None:
     """A task that says nothing until it ends is expected to end when chunks like it did."""
-    silent = RunningChunk(pages=25, done=0, elapsed=15.0, quiet=15.0)
+    silent = running(25, 0, 15.0, 15.0)
     assert seconds_left(running=[silent]) == pytest.approx(10, rel=0.2)
 
 
 def test_when_the_pages_change_the_running_chunks_are_believed() -> None:
     """After 50 chunks of text at 1 s per page, four chunks of scans at 8 s: more of those are to come."""
-    scans = [RunningChunk(pages=25, done=15, elapsed=120.0, quiet=0.0)] * 4
+    scans = [running(25, 15, 120.0, 0.0)] * 4
     assert seconds_left(pending=[25] * 40, running=scans, slots=4) == pytest.approx(250 * 8, rel=0.2)
 
 
 def test_one_chunk_that_hung_does_not_carry_the_estimate_off() -> None:
     """A chunk that took an hour among 20 that took 25 s is an accident, not the pace of the job."""
-    usual = reduce(lambda pace, _: pace.observe(25, 25.0), range(20), Pace())
-    assert seconds_left(pending=[25] * 40, pace=usual.observe(25, 3600.0), slots=4) < 3 * 250
+    ended = [finished(25, 25.0, index) for index in range(20)]
+    assert seconds_left(pending=[25] * 40, finished=[*ended, finished(25, 3600.0, 20)], slots=4) < 3 * 250
 
 
 # --- The interval -----------------------------------------------------------------------------------------------------
@@ -132,58 +167,44 @@ def test_one_chunk_that_hung_does_not_carry_the_estimate_off() -> None:
 
 def test_an_overdue_chunk_still_ends_in_the_future() -> None:
     """A chunk at ten times its usual time is not about to end: what is left grows with what has been waited."""
-    overdue = RunningChunk(pages=25, done=0, elapsed=250.0, quiet=250.0)
-    more_overdue = RunningChunk(pages=25, done=0, elapsed=2500.0, quiet=2500.0)
+    overdue = running(25, 0, 250.0, 250.0)
+    more_overdue = running(25, 0, 2500.0, 2500.0)
     assert 0 < seconds_left(running=[overdue]) < seconds_left(running=[more_overdue])
 
 
 def test_a_stuck_chunk_pushes_latest_out() -> None:
     """Two minutes without a page, on the last page, leave more doubt than two seconds."""
-    at_work = RunningChunk(pages=25, done=24, elapsed=26.0, quiet=2.0)
-    stuck = RunningChunk(pages=25, done=24, elapsed=144.0, quiet=120.0)
+    at_work = running(25, 24, 26.0, 2.0)
+    stuck = running(25, 24, 144.0, 120.0)
     assert eta(running=[stuck]).latest - NOW > 10 * (eta(running=[at_work]).latest - NOW)
 
 
 def test_an_interval_narrows_as_chunks_finish() -> None:
     """The same work is foretold better after twenty chunks than after one."""
-    after_one = eta(pending=[25] * 40, pace=Pace().observe(25, 25.0), slots=4)
+    after_one = eta(pending=[25] * 40, finished=STEADY[:1], slots=4)
     assert width(eta(pending=[25] * 40, slots=4)) < width(after_one)
 
 
 def test_an_interval_is_wider_where_chunks_differ() -> None:
     """Chunks at 0.5 and 2 s per page in turn foretell less than chunks that all take 1 s."""
-    uneven = reduce(lambda pace, turn: pace.observe(25, 12.5 if turn % 2 else 50.0), range(50), Pace())
-    assert width(eta(pending=[25] * 8, pace=uneven, slots=4)) > 1.5 * width(eta(pending=[25] * 8, slots=4))
+    uneven = [finished(25, 12.5 if index % 2 else 50.0, index) for index in range(50)]
+    assert width(eta(pending=[25] * 8, finished=uneven, slots=4)) > 1.5 * width(eta(pending=[25] * 8, slots=4))
 
 
 def test_the_merge_comes_after_the_last_chunk() -> None:
     """The merge's time is added; when all chunks are done it is all that is left."""
-    assert seconds_left(merge_seconds=30.0) == pytest.approx(30.0)
-    assert seconds_left(pending=[100], merge_seconds=30.0) == pytest.approx(130, rel=0.08)
+    assert seconds_left(merge=Merge(seconds=30.0)) == pytest.approx(30.0)
+    assert seconds_left(pending=[100], merge=Merge(seconds=30.0)) == pytest.approx(130, rel=0.08)
+
+
+def test_a_merge_needs_no_chunk_to_be_estimated() -> None:
+    """Once it has begun, the chunks are not looked at."""
+    assert seconds_left(finished=[], merge=Merge(seconds=30.0, elapsed=10.0)) == pytest.approx(20.0, rel=0.1)
 
 
 def test_nothing_left_is_done_now() -> None:
     """No chunk, no merge: now, without doubt."""
     assert eta() == Eta(finish_at=NOW, earliest=NOW, latest=NOW)
-
-
-# --- Pace -------------------------------------------------------------------------------------------------------------
-
-
-def test_pace_is_kept_by_additions_only() -> None:
-    """Each field of a pace is a sum of what single chunks add, so that a database can keep it in one UPDATE."""
-    added = [Pace.of(25, 25.0), Pace.of(10, 30.0)]
-    observed = Pace().observe(25, 25.0).observe(10, 30.0)
-    for name in ("chunks", "pages", "seconds", "sum_log", "sum_log_sq"):
-        assert getattr(observed, name) == pytest.approx(sum(getattr(one, name) for one in added))
-    assert observed == Pace(chunks=2, pages=35, seconds=55.0, sum_log=math.log(3), sum_log_sq=math.log(3) ** 2)
-
-
-@pytest.mark.parametrize(("pages", "seconds"), [(0, 0.0), (1, 0.0), (-5, -5.0), (25, math.inf), (25, math.nan)])
-def test_a_chunk_without_pages_or_time_leaves_the_sums_finite(pages: int, seconds: float) -> None:
-    """A chunk of no time at all has no logarithm; it counts as a very fast one."""
-    pace = Pace.of(pages, seconds)
-    assert all(math.isfinite(value) for value in (pace.seconds, pace.sum_log, pace.sum_log_sq))
 
 
 # --- For any numbers --------------------------------------------------------------------------------------------------
@@ -193,27 +214,29 @@ page_counts = st.integers(min_value=1, max_value=500)
 
 
 @st.composite
-def running_chunks(draw: st.DrawFn) -> RunningChunk:
+def running_chunks(draw: st.DrawFn) -> Timing:
     """A chunk as it can be: not more pages done than it has, not quiet for longer than it runs."""
     pages = draw(page_counts)
     elapsed = draw(durations)
     done = draw(st.integers(min_value=0, max_value=pages - 1))
     quiet = elapsed * draw(st.floats(min_value=0, max_value=1)) if done else elapsed
-    return RunningChunk(pages=pages, done=done, elapsed=elapsed, quiet=quiet)
+    first = (elapsed - quiet) * draw(st.floats(min_value=0, max_value=1)) if done and draw(st.booleans()) else None
+    return Timing(index=100, pages=pages, cost=pages, done=done, elapsed=elapsed, quiet=quiet, first=first)
 
 
 @st.composite
 def jobs(draw: st.DrawFn) -> dict[str, Any]:
     """The facts about a job with at least one finished chunk."""
-    finished = draw(st.lists(st.tuples(page_counts, durations), min_size=1, max_size=8))
-    running = draw(st.lists(running_chunks(), max_size=4))
+    ended = draw(st.lists(st.tuples(page_counts, durations), min_size=1, max_size=8))
+    at_work = draw(st.lists(running_chunks(), max_size=4))
     return {
         "now": NOW,
         "pending": draw(st.lists(page_counts, min_size=1, max_size=20)),
-        "running": running,
-        "pace": reduce(lambda pace, chunk: pace.observe(*chunk), finished, Pace()),
-        "slots": len(running) + draw(st.integers(min_value=0, max_value=3)),
-        "merge_seconds": draw(st.floats(min_value=0, max_value=1e4)),
+        "running": at_work,
+        "finished": [finished(pages, seconds, index) for index, (pages, seconds) in enumerate(ended)],
+        "slots": len(at_work) + draw(st.integers(min_value=0, max_value=3)),
+        "ahead": draw(st.floats(min_value=0, max_value=1e4)),
+        "merge": Merge(seconds=draw(st.floats(min_value=0, max_value=1e4))),
     }
 
 
@@ -255,25 +278,25 @@ def test_a_further_slot_never_gives_a_later_finish(job: dict[str, Any]) -> None:
 @given(jobs(), st.floats(min_value=0, max_value=1e4))
 def test_a_longer_merge_never_gives_an_earlier_finish(job: dict[str, Any], more: float) -> None:
     """What comes after the chunks only adds."""
-    assert_not_later(eta(**job), eta(**{**job, "merge_seconds": job["merge_seconds"] + more}))
+    assert_not_later(eta(**job), eta(**{**job, "merge": replace(job["merge"], seconds=job["merge"].seconds + more)}))
 
 
 @given(jobs(), st.floats(min_value=0.5, max_value=20))
 def test_a_job_that_is_slower_in_everything_takes_longer_in_proportion(job: dict[str, Any], factor: float) -> None:
     """The estimate knows no unit of time: every duration times a factor is the remaining time times that factor."""
-    pace, stretch = job["pace"], math.log(factor)
-    slower = {
+
+    def slower(timing: Timing) -> Timing:
+        first = None if timing.first is None else timing.first * factor
+        return replace(timing, elapsed=timing.elapsed * factor, quiet=timing.quiet * factor, first=first)
+
+    slow = {
         **job,
-        "running": [replace(c, elapsed=c.elapsed * factor, quiet=c.quiet * factor) for c in job["running"]],
-        "pace": replace(
-            pace,
-            seconds=pace.seconds * factor,
-            sum_log=pace.sum_log + pace.chunks * stretch,
-            sum_log_sq=pace.sum_log_sq + 2 * stretch * pace.sum_log + pace.chunks * stretch**2,
-        ),
-        "merge_seconds": job["merge_seconds"] * factor,
+        "running": [slower(timing) for timing in job["running"]],
+        "finished": [slower(timing) for timing in job["finished"]],
+        "ahead": job["ahead"] * factor,
+        "merge": replace(job["merge"], seconds=job["merge"].seconds * factor),
     }
-    plain, scaled = eta(**job), eta(**slower)
+    plain, scaled = eta(**job), eta(**slow)
     for name in ("earliest", "finish_at", "latest"):
         expected = min((getattr(plain, name) - NOW) * factor, MAX_REMAINING)
         assert getattr(scaled, name) - NOW == pytest.approx(expected, rel=1e-4, abs=1e-4), name
@@ -289,21 +312,33 @@ any_count = st.integers() | st.sampled_from([0, 10**400, -(10**400)])
 any_float = st.floats() | st.sampled_from([0.0, 1e308, math.inf, -math.inf, math.nan])
 
 
+any_timing = st.builds(
+    Timing,
+    index=any_count,
+    pages=any_count,
+    cost=any_float,
+    done=any_count,
+    elapsed=any_float,
+    quiet=any_float,
+    first=st.none() | any_float,
+    first_done=any_count,
+    unwritten=any_float,
+)
+
+
 @given(
-    pending=st.lists(any_count, max_size=5),
-    running=st.lists(
-        st.builds(RunningChunk, pages=any_count, done=any_count, elapsed=any_float, quiet=any_float), max_size=4
-    ),
-    pace=st.builds(Pace, chunks=any_count, pages=any_count, seconds=any_float, sum_log=any_float, sum_log_sq=any_float),
+    pending=st.lists(any_float, max_size=5),
+    running=st.lists(any_timing, max_size=4),
+    finished=st.lists(any_timing, max_size=4),
     slots=any_count,
-    merge_seconds=any_float,
+    ahead=any_float,
+    merge=st.builds(Merge, seconds=any_float, spread=any_float, elapsed=any_float),
 )
 def test_no_numbers_make_it_raise_or_answer_nonsense(**facts: Any) -> None:
     """Clocks jump and rows are edited by hand: the answer is still three finite times in order, or None."""
-    found = estimate(now=NOW, **facts)
+    found = estimate(Facts(now=NOW, **facts))
     if found is None:
-        assert facts["pace"].chunks <= 0
-        assert all(chunk.done <= 0 for chunk in facts["running"])
+        assert all(timing.done <= 0 for timing in [*facts["running"], *facts["finished"]])
     else:
         assert NOW <= found.earliest <= found.finish_at <= found.latest <= NOW + MAX_REMAINING
 
@@ -334,7 +369,7 @@ def test_ten_thousand_chunks_are_no_ten_thousand_times_the_work() -> None:
 
 def test_every_scenario_is_equally_likely() -> None:
     """Merging alone draws each scenario once: the median is the plain guess, the interval 80 % of a lognormal."""
-    found = eta(merge_seconds=100.0)
+    found = eta(merge=Merge(seconds=100.0))
     assert SCENARIOS % 2 == 1
     assert math.log((found.latest - NOW) / 100) == pytest.approx(0.4 * 1.2816, rel=0.02)
     assert math.log((found.earliest - NOW) / 100) == pytest.approx(-0.4 * 1.2816, rel=0.02)

@@ -61,7 +61,7 @@ def test_the_bar_of_work_never_goes_back(steps: list[tuple[bool, int, int]], tot
             done = min(total, max(done, pages))
         merging = merging or starts_merge
         merged = max(merged, of_merge) if merging else 0
-        percent = work_pct(ended_well=False, merging=merging, pages_done=done, pages_total=total, merged=merged)
+        percent = work_pct(ended_well=False, merging=merging, done=done / total, merged=merged / max(1, done))
         assert shown <= percent < 100
         shown = percent
-    assert work_pct(ended_well=True, merging=True, pages_done=done, pages_total=total, merged=0) == 100
+    assert work_pct(ended_well=True, merging=True, done=done / total, merged=0) == 100
