@@ -23,7 +23,7 @@ from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.recovery.lost_messages import LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
-from celery_progress_ext.storage import endings, lookups, retention, sending
+from celery_progress_ext.storage import endings, lookups, retention, sending, workers
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.sending import SentChunk
@@ -99,6 +99,7 @@ class Reconciler:
             self.catch_up,
             self.check,
             self.forget,
+            self.forget_workers,
         )
         self._drifted = 0
         self._depths = QueueDepths(self._publisher)
@@ -222,6 +223,10 @@ class Reconciler:
                 # Celery's `send` logs what a receiver raises, and goes on.
                 jobs_forgotten.send(sender=self._publisher.app, jobs=tuple(gone))
         return len(gone)
+
+    def forget_workers(self) -> int:
+        """Delete the rows of workers that have not been seen for a week."""
+        return workers.forget(self._context.database)
 
     def _heal_lapsed(self, row: SentChunk) -> None:
         outcome = self._publisher.outcome(row.chunk.task_id)

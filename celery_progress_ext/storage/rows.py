@@ -64,6 +64,7 @@ class JobRow:
     body_sent_at: float | None
     followed_at: float | None
     reservations: int
+    queues: Mapping[str, Any] | None
     now: float
 
     @classmethod

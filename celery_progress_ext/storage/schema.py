@@ -1,4 +1,4 @@
-"""The three tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
+"""The four tables. Times are seconds since the epoch (DOUBLE PRECISION), always of the database's clock."""
 
 from __future__ import annotations
 
@@ -93,6 +93,9 @@ processing_jobs = sa.Table(
     sa.Column("result", JSON),
     # Pages of completed chunks that were not wholly read.
     _count("reservations"),
+    # Where its messages go: {"chunks": queue, "body": queue, "lanes": [those that are left when nobody listens]}; None
+    # where a publisher of before revision 0004 did not say.
+    sa.Column("queues", JSON),
     sa.CheckConstraint(
         "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
         " AND pending_chunks + processing_chunks + completed_chunks + failed_chunks = total_chunks",
@@ -160,4 +163,18 @@ job_events = sa.Table(
     # The finish time that readers had been given last when this happened.
     sa.Column("eta_finish_at", sa.Double),
     sa.Index("ix_job_events_job_version", "job_id", "version"),
+)
+
+progress_workers = sa.Table(
+    "progress_workers",
+    metadata,
+    # Celery's name of the worker.
+    sa.Column("node", sa.String(255), primary_key=True),
+    # The names of the queues that it listens to, a list.
+    sa.Column("queues", JSON, nullable=False),
+    sa.Column("slots", sa.Integer, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    # Its lease, which it renews; in the past where it said that it stops.
+    sa.Column("alive_until", sa.Double, nullable=False),
+    sa.Index("ix_progress_workers_seen_at", "seen_at"),
 )
