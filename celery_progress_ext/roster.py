@@ -42,7 +42,7 @@ class Roster:
     @property
     def alive(self) -> tuple[WorkerRecord, ...]:
         """The workers whose lease has not ended."""
-        return tuple(worker for worker in self.workers if worker.alive_until >= self.now)
+        return tuple(worker for worker in self.workers if worker.alive_until > self.now)
 
     @property
     def last_seen_at(self) -> float | None:
