@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,10 +17,12 @@ from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, PageShortfall, StalledChunk
 from celery_progress_ext.storage import shortfalls
+from celery_progress_ext.storage.backlog import CurrentBacklog
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.storage.workers import CurrentRoster
 from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
@@ -35,11 +37,6 @@ _RUNNING = (
     sa.select(*CHUNK_COLUMNS)
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
     .order_by(chunks.c.chunk_index)
-)
-_JOBS_BEFORE = (
-    sa.select(sa.func.count().label("jobs"))
-    .select_from(jobs)
-    .where(active, jobs.c.created_at < sa.bindparam("created_at", type_=sa.Double))
 )
 _SIZES = (
     sa.select((chunks.c.page_end - chunks.c.page_start + 1).label("pages"))
@@ -64,6 +61,8 @@ class Snapshots:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
+        self._roster = CurrentRoster(database)
+        self._backlog = CurrentBacklog(database)
         self._sizes: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._views: OrderedDict[str, _View] = OrderedDict()
         self._lock = threading.Lock()
@@ -164,7 +163,7 @@ class Snapshots:
         running = [ChunkRow.of(row) for row in self._database.rows(_RUNNING, of_job=job.id)]
         alive = [row for row in running if (row.leased_until or job.now) >= job.now]
         slots = _slots(kept, len(alive) + (freed_slots if job.pending_chunks and not job.merging else 0))
-        waiting = self._waiting(job, at_work=len(alive), silent=len(running) - len(alive))
+        waiting = self._waiting(job, alive, silent=len(running) - len(alive))
         # While nothing moves, a finish time would be a promise that moves with the clock.
         eta = None if waiting is not None else self._eta(job, running, slots[0])
         view = _View(time.monotonic(), eta, self._stalled(job, running), waiting, slots)
@@ -174,27 +173,32 @@ class Snapshots:
                 self._views.popitem(last=False)
         return view
 
-    def _waiting(self, job: JobRow, *, at_work: int, silent: int) -> Waiting | None:
-        waiting = waiting_of(
-            Standing(
-                now=job.now,
-                created_at=job.created_at,
-                changed_at=job.updated_at,
-                started=job.started_at is not None,
-                at_work=at_work,
-                silent=silent,
-                settled=job.chunks.settled,
-                merging=job.merging,
-                body_alive=(job.body_leased_until or 0.0) >= job.now,
-            )
-        )
+    def _waiting(self, job: JobRow, alive: Sequence[ChunkRow], *, silent: int) -> Waiting | None:
         # A job that a caller tracks by hand has no chunks, and nobody to wait for.
-        if waiting is None or not job.total_chunks:
+        if not job.total_chunks:
             return None
-        if at_work or silent or job.merging:
-            return waiting
-        row = self._database.row(_JOBS_BEFORE, created_at=job.created_at)
-        return replace(waiting, jobs_before=0 if row is None else row.jobs)
+        progressed = max((row.progressed_at or job.now for row in alive), default=job.now)
+        queues = job.queues or {}
+        standing = Standing(
+            now=job.now,
+            created_at=job.created_at,
+            changed_at=job.updated_at,
+            started=job.started_at is not None,
+            at_work=len(alive),
+            silent=silent,
+            settled=job.chunks.settled,
+            merging=job.merging,
+            body_alive=(job.body_leased_until or 0.0) >= job.now,
+            stuck_since=progressed if job.now - progressed > self._settings.stall_seconds else None,
+            queue=queues.get("body" if job.chunks.settled else "chunks"),
+            unit=job.unit,
+        )
+        if standing.works:
+            return None
+        # Where a merge waits, whatever was published before its last chunk ended is before it.
+        moment = job.updated_at if standing.settled else job.created_at
+        before = self._backlog.get().before(standing.queue, moment, unit=job.unit)
+        return waiting_of(standing, self._roster.get(), before)
 
     def _eta(self, job: JobRow, running: Sequence[ChunkRow], slots: int) -> Eta | None:
         now = job.now

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from celery_progress_ext.roster import Roster, WorkerRecord
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.schema import progress_workers as workers
+from celery_progress_ext.storage.shared import Shared
 
 #: Workers that one roster has at most, those that were seen last.
 LIMIT = 1000
@@ -98,20 +97,8 @@ def live_slots(database: Database, queues: Iterable[str] | None = None) -> int |
     return found.slots(queues) if found.known else None
 
 
-class CurrentRoster:
+class CurrentRoster(Shared[Roster]):
     """The roster, read at most once a second by each process, however many snapshots ask."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._lock = threading.Lock()
-        self._read: tuple[float, Roster] | None = None
-
-    def get(self) -> Roster:
-        """The roster, at most ``ROSTER_SECONDS`` old. Raises as :meth:`Database.rows` does."""
-        kept = self._read
-        if kept is not None and time.monotonic() - kept[0] < ROSTER_SECONDS:
-            return kept[1]
-        found = roster(self._database)
-        with self._lock:
-            self._read = (time.monotonic(), found)
-        return found
+        super().__init__(lambda: roster(database), seconds=ROSTER_SECONDS)
