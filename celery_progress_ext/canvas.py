@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, overload
 from uuid import UUID
@@ -17,6 +17,7 @@ from celery_progress_ext import ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import Publisher, PublishOnceGroup, ignore_results_of_tracked, outage_of
 from celery_progress_ext.recording import Recording
@@ -69,6 +70,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
     :param unit: what a range counts, in messages.
     :param on_chunk_failure: ``partial``, the others go on and the body merges what there is; or ``fail``.
     :param metadata: JSON-serialisable extras that every snapshot carries.
+    :param lane: a queue for the chunks, used while a worker listens to it; see :mod:`celery_progress_ext.lanes`.
     :raises InvalidCanvas: for an empty header, members or a body that are not single tasks, ranges that do not
         fit, overlap or leave a gap, arguments that are not JSON.
     """
@@ -88,6 +90,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         unit: str = "pages",
         on_chunk_failure: Literal["partial", "fail"] = "partial",
         metadata: Mapping[str, Any] | None = None,
+        lane: str | None = None,
         app: Celery | None = None,
     ) -> None: ...
     @overload
@@ -104,6 +107,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         unit: str = "pages",
         on_chunk_failure: str = "partial",
         metadata: Mapping[str, Any] | None = None,
+        lane: str | None = None,
         app: Celery | None = None,
         **options: Any,
     ) -> None:
@@ -120,6 +124,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
                     "unit": unit,
                     "on_chunk_failure": on_chunk_failure,
                     "metadata": dict(metadata or {}),
+                    "lane": lane,
                 },
             }
         super().__init__(header, body, kwargs=kwargs, app=app, **options)
@@ -171,12 +176,23 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
         sent_with["ignore_result"] = False
         body.options.update(sent_with)
-        header = _Header(members, args, kwargs, sent_with)
+        publisher = extension.publisher
+        chunk_lane, body_lane = self.tracking.get("lane"), extension.context.settings.body_queue
+        body = publisher.choose_lane(body, body_lane)
+        header = _Header(
+            members, args, kwargs, sent_with, choose_lane=lambda signature: publisher.choose_lane(signature, chunk_lane)
+        )
+        queues = JobQueues(
+            chunks=_queue_of(publisher, next(iter(header))),
+            body=_queue_of(publisher, body),
+            chunk_lane=chunk_lane,
+            body_lane=body_lane,
+        )
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         lease, seconds = extension.context.settings.lease_seconds, _seconds_to(delay, app)
         create = partial(
             job_changes.create,
-            new=_new_job(job_id, self.tracking, header, body, followers),
+            new=_new_job(job_id, self.tracking, header, body, followers, queues),
             due=lease + seconds,
             lease=lease,
         )
@@ -272,18 +288,33 @@ def _members(tasks: Any) -> list[Signature]:
 class _Header:
     """The chunks' signatures as they are sent, each cloned from its member when it is asked for."""
 
-    def __init__(self, members: Sequence[Signature], args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Signature],
+        args: Any,
+        kwargs: Any,
+        options: Mapping[str, Any],
+        *,
+        choose_lane: Callable[[Signature], Signature],
+    ) -> None:
         self._members = members
         self._args = args
         self._kwargs = kwargs
         self._options = options
+        self._choose_lane = choose_lane
 
     def __len__(self) -> int:
         return len(self._members)
 
     def __iter__(self) -> Iterator[Signature]:
         for member in self._members:
-            yield member.clone(self._args, self._kwargs).set(**self._options)
+            yield self._choose_lane(member.clone(self._args, self._kwargs).set(**self._options))
+
+
+def _queue_of(publisher: Publisher, signature: Signature) -> str | None:
+    """The name of the queue that a signature goes to; None for one that is unknown here, which publishing names."""
+    key = publisher.queue_key(signature)
+    return None if key is None else key.queue
 
 
 def _with_fixed_ids(body: Any, app: Celery) -> tuple[Any, str | None]:
@@ -350,7 +381,12 @@ def _body(body: Any, options: dict[str, Any], app: Celery) -> tuple[Signature, d
 
 
 def _new_job(
-    job_id: str, tracking: Mapping[str, Any], header: _Header, body: Signature, followers: Mapping[str, Any]
+    job_id: str,
+    tracking: Mapping[str, Any],
+    header: _Header,
+    body: Signature,
+    followers: Mapping[str, Any],
+    queues: JobQueues,
 ) -> NewJob:
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
@@ -365,6 +401,7 @@ def _new_job(
         body_task_id=ids.body_task_id(job_id, 1),
         body_signature=_stored(body, "the body's arguments"),
         followers=_stored(followers, "what follows the body"),
+        queues=queues.to_dict(),
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),

@@ -49,6 +49,8 @@ class NewJob:
     chunks: Sequence[NewChunk]
     #: What runs after the job: see :class:`Followers`.
     followers: Mapping[str, Any]
+    #: Where its messages go, as the column says.
+    queues: Mapping[str, Any] | None = None
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -95,6 +97,7 @@ def create(conn: Connection, new: NewJob, *, due: float, lease: float | None = N
             "body_signature": new.body_signature,
             "body_task_id": new.body_task_id,
             "followers": dict(new.followers),
+            "queues": new.queues,
             "new_lease": due if lease is None else lease,
         },
     ).first()

@@ -93,8 +93,8 @@ processing_jobs = sa.Table(
     sa.Column("result", JSON),
     # Pages of completed chunks that were not wholly read.
     _count("reservations"),
-    # Where its messages go: {"chunks": queue, "body": queue, "lanes": [those that are left when nobody listens]}; None
-    # where a publisher of before revision 0004 did not say.
+    # Where its messages go, and the lanes that they are given while a worker listens (`lanes.JobQueues`); None where
+    # its publisher is of before revision 0004.
     sa.Column("queues", JSON),
     sa.CheckConstraint(
         "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
