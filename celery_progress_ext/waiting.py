@@ -145,12 +145,17 @@ class _Circumstances:
 
     @property
     def unanswered(self) -> str:
-        return duration(self.job.now - (self.roster.last_seen_at or self.job.now))
+        return _coarse(self.job.now - (self.roster.last_seen_at or self.job.now))
 
     @property
     def documents(self) -> str:
         pages = "" if self.before.pages is None else f", {self.before.pages:,} {self.job.unit}"
         return f"{counted(self.before.jobs, 'document')}{pages} before it"
+
+
+def _coarse(seconds: float) -> str:
+    """A duration that does not count every second: what is said is to change when there is news."""
+    return duration(seconds - seconds % 10 if 10 <= seconds < 90 else seconds)
 
 
 #: The first cause that applies is the reason: when, the sentence, and whether the queue moves all the same.
@@ -163,7 +168,7 @@ _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances]
     ),
     (
         lambda its: bool(its.job.at_work),
-        lambda its: f"Nothing has moved for {duration(its.job.now - its.job.since)}: what is at work is stuck.",
+        lambda its: f"Nothing has moved for {_coarse(its.job.now - its.job.since)}: what is at work is stuck.",
         False,
     ),
     (
