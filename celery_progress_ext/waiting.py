@@ -198,14 +198,17 @@ _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances]
 def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | None:
     """What a job waits for; None while it is at work, or was a moment ago.
 
-    A silence holds from ``SILENCE_SECONDS`` on, or from ``TURN_SECONDS`` where a job that was begun only waits for its
-    turn, so that neither the time between two chunks nor a slow page is called waiting.
+    A silence holds from ``SILENCE_SECONDS`` on, from ``TURN_SECONDS`` where a job that was begun only waits for its
+    turn, and from ``progress_stall_seconds`` where chunks are at work: neither the time between two chunks nor a slow
+    page is called waiting.
     """
     if standing.works:
         return None
     its = _Circumstances(job=standing, roster=roster, before=before)
     said, moves = next((say, moves) for applies, say, moves in _CAUSES if applies(its))
     silence = TURN_SECONDS if moves and standing.started else SILENCE_SECONDS
+    if standing.at_work and not standing.merging:
+        silence = 0.0  # what is stuck has been so for `progress_stall_seconds`
     if standing.now - standing.since < silence:
         return None
     # Workers that are gone went before the job was even asked for: that is since when nothing moves.

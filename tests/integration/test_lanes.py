@@ -11,8 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from celery_progress_ext.storage import lookups
+from celery_progress_ext.storage.schema import document_ocr_chunks
 from celery_progress_ext.storage.workers import roster
 from celery_progress_ext.tracked_job import TrackedJob
 from tests.support.chords import MODULE, Bench, environment, follow
@@ -88,6 +90,25 @@ def test_a_merge_and_a_short_job_wait_for_no_header(lanes: Lanes, worker: Worker
         "body_lane": lanes.merges,
     }
     assert lanes.queues(short)["chunks"] == lanes.short
+    giant.cancel()
+
+
+def test_one_process_for_every_queue_begins_a_short_job_within_two_chunks(lanes: Lanes, worker: Workers) -> None:
+    """The one at work, and on quorum queues, which prefetch for each consumer, the one that the worker holds."""
+    lanes.start(worker, lanes.merges, lanes.short, lanes.main)
+    bench = lanes.bench
+    giant = bench.chord([bench.work(number, seconds=0.4) for number in range(30)]).apply_async()
+    wait_for(lambda: giant.snapshot().chunks.completed > 1, what="the giant at work")
+    short = bench.chord([bench.work(1, seconds=0.2)], lane=lanes.short).apply_async()
+    assert follow(short)[-1].status == "COMPLETED"
+    query = sa.select(document_ocr_chunks.c.started_at).where(
+        document_ocr_chunks.c.started_at > short.snapshot().created_at
+    )
+    database = bench.progress.database
+    [begun] = (row.started_at for row in database.rows(query.where(document_ocr_chunks.c.job_id == short.id)))
+    starts = [row.started_at for row in database.rows(query.where(document_ocr_chunks.c.job_id == giant.id))]
+    assert sum(start < begun for start in starts) <= 2
+    assert giant.snapshot().chunks.pending > 10
     giant.cancel()
 
 
