@@ -16,6 +16,7 @@ from celery_progress_ext.config import Settings
 from celery_progress_ext.eta import Eta, RunningChunk, estimate
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, JobStatus, PageShortfall, StalledChunk
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.backlog import CurrentBacklog
 from celery_progress_ext.storage.database import Database
@@ -178,7 +179,7 @@ class Snapshots:
         if not job.total_chunks:
             return None
         progressed = max((row.progressed_at or job.now for row in alive), default=job.now)
-        queues = job.queues or {}
+        queues = JobQueues.of(job.queues)
         standing = Standing(
             now=job.now,
             created_at=job.created_at,
@@ -190,7 +191,7 @@ class Snapshots:
             merging=job.merging,
             body_alive=(job.body_leased_until or 0.0) >= job.now,
             stuck_since=progressed if job.now - progressed > self._settings.stall_seconds else None,
-            queue=queues.get("body" if job.chunks.settled else "chunks"),
+            queue=queues.body if job.chunks.settled else queues.chunks,
             unit=job.unit,
         )
         if standing.works:
