@@ -274,7 +274,8 @@ def _members(tasks: Any) -> list[Signature]:
         member = member if isinstance(member, Signature) else Signature.from_dict(member)
         if member.task == "celery.chunks":
             # `task.chunks(…)` is a way to write several tasks.
-            members += chunks(**member.kwargs, app=member.app).group().tasks
+            # Not `+=`: Celery's lazy list would make the sum one of its own, which must not be read twice.
+            members.extend(chunks(**member.kwargs, app=member.app).group().tasks)
             continue
         if isinstance(member, group | chord | chain) or member.subtask_type:
             raise InvalidCanvas(
