@@ -206,7 +206,8 @@ def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | 
         return None
     its = _Circumstances(job=standing, roster=roster, before=before)
     said, moves = next((say, moves) for applies, say, moves in _CAUSES if applies(its))
-    silence = TURN_SECONDS if moves and standing.started else SILENCE_SECONDS
+    takes_turns = moves and standing.started and not standing.settled
+    silence = TURN_SECONDS if takes_turns else SILENCE_SECONDS
     if standing.at_work and not standing.merging:
         silence = 0.0  # what is stuck has been so for `progress_stall_seconds`
     if standing.now - standing.since < silence:

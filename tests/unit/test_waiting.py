@@ -107,11 +107,12 @@ def test_the_moment_between_two_chunks_is_no_waiting() -> None:
 
 
 def test_a_job_that_takes_turns_with_others_is_not_called_waiting_between_two_turns() -> None:
-    """Once begun, it has to stand for longer; one that never began waits from the beginning."""
+    """Once begun, it has to stand for longer; one that never began waits from the beginning, and so does a merge."""
     turn = replace(IDLE, changed_at=1000.0 - TURN_SECONDS / 2, created_at=1000.0 - TURN_SECONDS / 2)
     assert _waiting(turn, _roster("ocr"), TWO_BEFORE) is None
     assert _waiting(replace(turn, now=turn.now + TURN_SECONDS), _roster("ocr"), TWO_BEFORE) is not None
-    assert _waiting(replace(turn, started=False), _roster("ocr"), TWO_BEFORE) is not None
+    for waits in (replace(turn, started=False), replace(turn, settled=True)):
+        assert _waiting(waits, _roster("ocr"), TWO_BEFORE) is not None
 
 
 def test_workers_that_are_gone_are_gone_since_they_were_seen() -> None:
