@@ -137,16 +137,20 @@ class Publisher:
         )
         return None if options is None else {**signature, "options": options}
 
+    def _reroute(
+        self, job_id: str, way: Mapping[str, Any], queues: JobQueues, *, task: tuple[str, str] | None = None
+    ) -> None:
+        """Note the way that a message is about to go; ``task`` is a chunk's id and its newest task's, None the body."""
+        self._database.write(
+            lambda conn: sending.reroute(conn, job_id, task=task, signature=way, queues=queues.to_dict())
+        )
+        logger.info("rerouted", job_id=job_id, queue=self.queue_of(way))
+
     def _chunk(self, sent: SentChunk, queues: JobQueues) -> None:
-        chunk = sent.chunk
-        way = sent.signature
+        chunk, way = sent.chunk, sent.signature
         if (rescued := self._rescued(way, queues.chunk_lane)) is not None:
             way = rescued
-            now = replace(queues, chunks=self.queue_of(way)).to_dict()
-            task = (chunk.id, chunk.task_id)
-            self._database.write(
-                lambda conn: sending.reroute(conn, chunk.job_id, task=task, signature=rescued, queues=now)
-            )
+            self._reroute(chunk.job_id, way, replace(queues, chunks=self.queue_of(way)), task=(chunk.id, chunk.task_id))
         signature = Signature.from_dict(dict(way), app=self._app)
         ignore_results_of_tracked(self._app)
         wait = sent.due_in - self._settings.lease_seconds
@@ -165,8 +169,7 @@ class Publisher:
         way, queues = due.signature, JobQueues.of(job.queues)
         if (rescued := self._rescued(way, queues.body_lane)) is not None:
             way = rescued
-            now = replace(queues, body=self.queue_of(way)).to_dict()
-            self._database.write(lambda conn: sending.reroute(conn, job.id, task=None, signature=rescued, queues=now))
+            self._reroute(job.id, way, replace(queues, body=self.queue_of(way)))
         signature = Signature.from_dict(dict(way), app=self._app)
         results = self.results(job.id)
         ignore_results_of_tracked(self._app)
