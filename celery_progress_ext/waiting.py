@@ -158,7 +158,7 @@ def _coarse(seconds: float) -> str:
     return duration(seconds - seconds % 10 if 10 <= seconds < 90 else seconds)
 
 
-#: The first cause that applies is the reason: when, the sentence, and whether the queue moves all the same.
+#: The first cause that applies is the reason: when, the sentence, and whether it waits for its turn in a queue.
 _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances], str], bool], ...] = (
     (lambda its: its.nobody, lambda its: f"No worker has answered for {its.unanswered}.", False),
     (
@@ -205,7 +205,9 @@ def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | 
     if standing.works:
         return None
     its = _Circumstances(job=standing, roster=roster, before=before)
-    said, moves = next((say, moves) for applies, say, moves in _CAUSES if applies(its))
+    said, queued = next((say, queued) for applies, say, queued in _CAUSES if applies(its))
+    # Where no worker is known, nobody knows whether its turn will come.
+    moves = queued and roster.known
     takes_turns = moves and standing.started and not standing.settled
     silence = TURN_SECONDS if takes_turns else SILENCE_SECONDS
     if standing.at_work and not standing.merging:
@@ -217,8 +219,8 @@ def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | 
     return Waiting(
         reason=said(its),
         since=since,
-        jobs_before=before.jobs if moves else None,
-        pages_before=before.pages if moves else None,
+        jobs_before=before.jobs if queued else None,
+        pages_before=before.pages if queued else None,
         moves=moves,
     )
 

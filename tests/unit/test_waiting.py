@@ -85,6 +85,7 @@ def test_each_reason_has_its_sentence(standing: Standing, reason: str | None) ->
         (MERGE_DUE, _roster("ocr"), None, "The merge waits for a free worker.", True),
         (replace(IDLE, started=False), _roster("ocr"), None, "It waits for a free worker.", True),
         (replace(IDLE, queue=None), _roster("ocr"), None, "It waits for a free worker.", True),
+        (IDLE, NOBODY_KNOWN, TWO_BEFORE, "2 documents, 900 pages before it.", False),
     ],
 )
 def test_what_is_known_of_workers_and_of_the_queue_is_said(
@@ -94,7 +95,8 @@ def test_what_is_known_of_workers_and_of_the_queue_is_said(
     waiting = _waiting(standing, roster, before)
     assert waiting is not None
     assert (waiting.reason, waiting.moves) == (reason, moves)
-    assert waiting.jobs_before == ((before or Before()).jobs if moves else None)
+    queued = "before it" in reason or "free worker" in reason
+    assert waiting.jobs_before == ((before or Before()).jobs if queued else None)
 
 
 def test_the_moment_between_two_chunks_is_no_waiting() -> None:
