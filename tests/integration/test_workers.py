@@ -17,6 +17,8 @@ from tests.support.chords import MODULE, Bench, follow
 from tests.support.processes import WorkerProcess
 from tests.support.waiting import wait_for
 
+Workers = Callable[..., WorkerProcess]
+
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
@@ -27,9 +29,7 @@ def database(database_url: str) -> Iterator[Database]:
     made.dispose()
 
 
-def test_a_worker_says_what_it_listens_to_and_when_it_stops(
-    any_broker: Bench, worker: Callable[..., WorkerProcess]
-) -> None:
+def test_a_worker_says_what_it_listens_to_and_when_it_stops(any_broker: Bench, worker: Workers) -> None:
     """From its start to a warm shutdown, on Redis and on RabbitMQ."""
     database = any_broker.progress.database
     assert live_slots(database) is None
@@ -44,9 +44,7 @@ def test_a_worker_says_what_it_listens_to_and_when_it_stops(
     assert live_slots(database) == 0
 
 
-def test_a_worker_that_was_killed_is_outdated_after_a_lease(
-    sqlite_chords: Bench, worker: Callable[..., WorkerProcess]
-) -> None:
+def test_a_worker_that_was_killed_is_outdated_after_a_lease(sqlite_chords: Bench, worker: Workers) -> None:
     """Nothing of it says so; its row stays, and tells who listened."""
     database = sqlite_chords.progress.database
     killed = worker(MODULE, env=sqlite_chords.env, args=["-Q", "ocr"])
@@ -57,7 +55,7 @@ def test_a_worker_that_was_killed_is_outdated_after_a_lease(
 
 
 def test_a_worker_whose_process_was_stopped_is_alive_again_when_it_goes_on(
-    sqlite_chords: Bench, worker: Callable[..., WorkerProcess]
+    sqlite_chords: Bench, worker: Workers
 ) -> None:
     """A lease is no verdict."""
     database = sqlite_chords.progress.database
@@ -69,14 +67,15 @@ def test_a_worker_whose_process_was_stopped_is_alive_again_when_it_goes_on(
     wait_for(lambda: live_slots(database) == 2, what="the worker's row again")
 
 
-def test_children_are_forked_while_the_row_is_written(chords: Bench, worker: Callable[..., WorkerProcess]) -> None:
-    """A new child for every task, and a row many times a second: no child inherits a lock that stays held."""
-    worker(MODULE, env={**chords.env, "PROGRESS_LEASE_SECONDS": "0.03"}, args=["--max-tasks-per-child", "1"])
+def test_children_are_forked_while_the_row_is_written(chords: Bench, worker: Workers) -> None:
+    """A new child for every task, and a row several times a second: no child inherits a lock that stays held."""
+    beat = ["-B", "--schedule", str(chords.folder / "beat")]
+    worker(MODULE, env={**chords.env, "PROGRESS_LEASE_SECONDS": "1"}, args=[*beat, "--max-tasks-per-child", "1"])
     job = chords.chord([chords.work(number) for number in range(12)]).apply_async()
     assert follow(job, timeout=60.0)[-1].chunks.completed == 12
 
 
-def test_a_worker_works_before_its_table_is_there(sqlite_chords: Bench, worker: Callable[..., WorkerProcess]) -> None:
+def test_a_worker_works_before_its_table_is_there(sqlite_chords: Bench, worker: Workers) -> None:
     """New code comes before the migration, or on the tables of the revision before."""
     with sqlite_chords.progress.database.engine.begin() as conn:
         progress_workers.drop(conn)
