@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any, Literal, Protocol, overload
@@ -19,6 +19,7 @@ from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.kinds import kind_of
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import Publisher, PublishOnceGroup, ignore_results_of_tracked, outage_of
 from celery_progress_ext.recording import Recording
@@ -74,6 +75,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
     :param costs: what each chunk is expected to cost, in any unit: seconds, bytes, rows. The finish time and the bar of
         work go by it; without costs, by the length of the ranges.
     :param kind: told apart from other jobs of the same tasks when past jobs are learned from: a language, a size.
+    :param lane: a queue for the chunks, used while a worker listens to it; see :mod:`celery_progress_ext.lanes`.
     :raises InvalidCanvas: for an empty header, members or a body that are not single tasks, ranges that do not
         fit, overlap or leave a gap, arguments that are not JSON.
     """
@@ -95,6 +97,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         metadata: Mapping[str, Any] | None = None,
         costs: Sequence[float] | None = None,
         kind: str | None = None,
+        lane: str | None = None,
         app: Celery | None = None,
     ) -> None: ...
     @overload
@@ -113,6 +116,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         metadata: Mapping[str, Any] | None = None,
         costs: Sequence[float] | None = None,
         kind: str | None = None,
+        lane: str | None = None,
         app: Celery | None = None,
         **options: Any,
     ) -> None:
@@ -132,6 +136,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
                     # Only where they are given: a worker of before takes the signature apart, too.
                     **({} if costs is None else {"costs": _costs(costs)}),
                     **({} if kind is None else {"kind": str(kind)}),
+                    "lane": lane,
                 },
             }
         super().__init__(header, body, kwargs=kwargs, app=app, **options)
@@ -183,10 +188,21 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         sent_with = {name: value for name, value in options.items() if name in _MESSAGE_OPTIONS}
         sent_with["ignore_result"] = False
         body.options.update(sent_with)
-        header = _Header(members, args, kwargs, sent_with)
+        publisher = extension.publisher
+        chunk_lane, body_lane = self.tracking.get("lane"), extension.context.settings.body_queue
+        body = publisher.choose_lane(body, body_lane)
+        header = _Header(
+            members, args, kwargs, sent_with, choose_lane=lambda signature: publisher.choose_lane(signature, chunk_lane)
+        )
+        queues = JobQueues(
+            chunks=_queue_of(publisher, next(iter(header))),
+            body=_queue_of(publisher, body),
+            chunk_lane=chunk_lane,
+            body_lane=body_lane,
+        )
         delay = {name: options[name] for name in ("countdown", "eta") if options.get(name) is not None}
         lease, seconds = extension.context.settings.lease_seconds, _seconds_to(delay, app)
-        new = _new_job(job_id, self.tracking, header, body, followers)
+        new = _new_job(job_id, self.tracking, header, body, followers, queues)
         create = partial(
             job_changes.create,
             new=new,
@@ -273,7 +289,8 @@ def _members(tasks: Any) -> list[Signature]:
         member = member if isinstance(member, Signature) else Signature.from_dict(member)
         if member.task == "celery.chunks":
             # `task.chunks(…)` is a way to write several tasks.
-            members += chunks(**member.kwargs, app=member.app).group().tasks
+            # Not `+=`: Celery's lazy list would make the sum one of its own, which must not be read twice.
+            members.extend(chunks(**member.kwargs, app=member.app).group().tasks)
             continue
         if isinstance(member, group | chord | chain) or member.subtask_type:
             raise InvalidCanvas(
@@ -287,11 +304,20 @@ def _members(tasks: Any) -> list[Signature]:
 class _Header:
     """The chunks' signatures as they are sent, each cloned from its member when it is asked for."""
 
-    def __init__(self, members: Sequence[Signature], args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Signature],
+        args: Any,
+        kwargs: Any,
+        options: Mapping[str, Any],
+        *,
+        choose_lane: Callable[[Signature], Signature],
+    ) -> None:
         self._members = members
         self._args = args
         self._kwargs = kwargs
         self._options = options
+        self._choose_lane = choose_lane
 
     def __len__(self) -> int:
         return len(self._members)
@@ -303,7 +329,13 @@ class _Header:
 
     def __iter__(self) -> Iterator[Signature]:
         for member in self._members:
-            yield member.clone(self._args, self._kwargs).set(**self._options)
+            yield self._choose_lane(member.clone(self._args, self._kwargs).set(**self._options))
+
+
+def _queue_of(publisher: Publisher, signature: Signature) -> str | None:
+    """The name of the queue that a signature goes to; None for one that is unknown here, which publishing names."""
+    key = publisher.queue_key(signature)
+    return None if key is None else key.queue
 
 
 def _with_fixed_ids(body: Any, app: Celery) -> tuple[Any, str | None]:
@@ -370,7 +402,12 @@ def _body(body: Any, options: dict[str, Any], app: Celery) -> tuple[Signature, d
 
 
 def _new_job(
-    job_id: str, tracking: Mapping[str, Any], header: _Header, body: Signature, followers: Mapping[str, Any]
+    job_id: str,
+    tracking: Mapping[str, Any],
+    header: _Header,
+    body: Signature,
+    followers: Mapping[str, Any],
+    queues: JobQueues,
 ) -> NewJob:
     if tracking["on_chunk_failure"] not in POLICIES:
         raise InvalidCanvas(f"on_chunk_failure must be one of {POLICIES}, not {tracking['on_chunk_failure']!r}")
@@ -388,6 +425,7 @@ def _new_job(
         body_task_id=ids.body_task_id(job_id, 1),
         body_signature=_stored(body, "the body's arguments"),
         followers=_stored(followers, "what follows the body"),
+        queues=queues.to_dict(),
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),

@@ -108,8 +108,12 @@ def show(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
 @_command(_job, _as_json)
 def watch(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
     """Follow a job to its end."""
+    said = ""
     for snapshot in extension.watch(job_id):
-        click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False) if as_json else _line(snapshot))
+        line = json.dumps(snapshot.to_dict(), ensure_ascii=False) if as_json else _line(snapshot)
+        if line != said:
+            click.echo(line)
+        said = line
 
 
 @_command(_job)
@@ -161,12 +165,18 @@ def eta(extension: CeleryProgress, as_json: bool) -> None:
 def _line(snapshot: JobSnapshot) -> str:
     error = f" ({snapshot.error})" if snapshot.error else ""
     finish = _finish(snapshot)
+    stalled = f"; {len(snapshot.stalled)} stalled" if snapshot.stalled else ""
     return (
         f"{snapshot.job_id} {snapshot.status}: {snapshot.stage}, {snapshot.progress_pct} %,"
-        f" {snapshot.unit} {snapshot.pages_done}/{snapshot.pages_total}{error}" + (f", done {finish}" if finish else "")
+        f" {snapshot.unit} {snapshot.pages_done}/{snapshot.pages_total}{error}{stalled}"
+        + (f"; {finish}" if finish else "")
     )
 
 
 def _finish(snapshot: JobSnapshot) -> str:
-    answer: str = (snapshot.to_dict()["eta"] or {}).get("finish_at", "")
-    return answer
+    """When it will be done, or what it waits for."""
+    from celery_progress_ext.wording import finish_text
+
+    if snapshot.waiting is not None:
+        return snapshot.waiting.reason
+    return "" if snapshot.eta is None or snapshot.status.terminal else finish_text(snapshot.eta)

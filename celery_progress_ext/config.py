@@ -34,6 +34,8 @@ class Settings:
     retention_days: float = 30.0
     #: Whether a prefork worker calls ``gc.freeze`` before it forks its children, so that they share more memory.
     gc_freeze: bool = True
+    #: A queue of their own for bodies, while a worker listens to it; None: they go where the routes say.
+    body_queue: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):

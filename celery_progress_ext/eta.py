@@ -98,6 +98,7 @@ class Facts:
     :ivar finished: the finished ones, or the last of them.
     :ivar slots: how many chunks are worked on at once; more than ``running`` where a slot has just become free.
     :ivar ahead: seconds of work, of one slot, that other jobs' chunks take before the pending ones.
+    :ivar behind: the same of what stands in the queue between the last chunk and the merge.
     :ivar merge: what comes after the chunks.
     :ivar experience: what past jobs of the kind say.
     """
@@ -108,6 +109,7 @@ class Facts:
     finished: Sequence[Timing] = ()
     slots: int = 1
     ahead: float = 0.0
+    behind: float = 0.0
     merge: Merge = Merge()
     experience: Experience | None = None
 
@@ -131,7 +133,8 @@ def estimate(facts: Facts) -> Eta | None:
         # Not by what is pending, so that a longer chunk never makes the finish earlier.
         unseen = 1 / (1 + len(timings) / SEEN_CHUNKS)
         chunk_ends = _play(belief, pending, running, slots, ahead, unseen)
-    finishes = sorted(map(sum, zip(chunk_ends, facts.merge.remaining(), strict=True)))
+    behind = within(facts.behind, 0.0, MAX_SECONDS) / slots
+    finishes = sorted(end + behind + merge for end, merge in zip(chunk_ends, facts.merge.remaining(), strict=True))
     earliest, finish_at, latest = (
         facts.now + within(_quantile(finishes, q), 0.0, MAX_REMAINING) for q in (0.1, 0.5, 0.9)
     )

@@ -31,6 +31,7 @@ from celery_progress_ext.tracked_job import TrackedJob
 from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
 from celery_progress_ext.worker.heartbeat import Heartbeats, Work
+from celery_progress_ext.worker.presence import Presence
 from celery_progress_ext.worker.reporting import Reporter
 
 logger = get_logger(__name__)
@@ -73,6 +74,7 @@ class CeleryProgress:
         # A child of a prefork pool, and the one process of every other pool.
         for each in (signals.worker_process_shutdown, signals.worker_shutdown):
             each.connect(self._on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.shutdown.{id(self)}")
+        signals.worker_ready.connect(_on_worker_ready, weak=False, dispatch_uid=f"{_ATTRIBUTE}.worker_ready")
         signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid=f"{_ATTRIBUTE}.beat_init")
 
     @staticmethod
@@ -335,6 +337,24 @@ def _on_worker_init(sender: Any = None, **_: Any) -> None:
         for sentence in advise(found.app.conf):
             logger.warning("risky_setting", advice=sentence)
         _revoke_what_was_called_off(found)
+
+
+def _on_worker_ready(sender: Any = None, **_: Any) -> None:
+    """Celery's consumer is up: say who this worker is, until it shuts down."""
+    found = _extension_of(sender.app)
+    if found is None:
+        return
+    presence = Presence(found.database, found.settings, sender)
+    presence.start()
+
+    def on_shutting_down(**_: Any) -> None:
+        presence.ask_to_stop()
+
+    def on_shutdown(**_: Any) -> None:
+        presence.stop()
+
+    signals.worker_shutting_down.connect(on_shutting_down, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.ask")
+    signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.stop")
 
 
 def _revoke_what_was_called_off(found: CeleryProgress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -19,13 +20,15 @@ from celery.result import AsyncResult
 from celery.utils.functional import regen
 from kombu.exceptions import OperationalError
 
-from celery_progress_ext import ids
+from celery_progress_ext import ids, lanes
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ProgressError
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.storage import Database, lookups, sending
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.sending import SentChunk
+from celery_progress_ext.storage.workers import CurrentRoster
 
 logger = get_logger(__name__)
 
@@ -77,6 +80,7 @@ class Publisher:
         self._app = app
         self._database = database
         self._settings = settings
+        self._roster = CurrentRoster(database)
 
     @property
     def app(self) -> Celery:
@@ -92,10 +96,12 @@ class Publisher:
             patience.
         """
         count, after = 0, -1
+        job = lookups.job(self._database, job_id)
+        queues = JobQueues.of(None if job is None else job.queues)
         with self.marker(job_id) as marker:
             while batch := sending.unsent_chunks(self._database, job_id, after=after, limit=_BATCH):
                 for each in batch:
-                    self._chunk(each)
+                    self._chunk(each, queues)
                     marker.sent(each.chunk.id, each.chunk.task_id)
                 count, after = count + len(batch), batch[-1].chunk.chunk_index
         return count
@@ -107,9 +113,45 @@ class Publisher:
         """
         return SentMarker(self._database, job_id, lease=self._settings.lease_seconds, delay=delay)
 
-    def _chunk(self, sent: SentChunk) -> None:
-        chunk = sent.chunk
-        signature = Signature.from_dict(dict(sent.signature), app=self._app)
+    def choose_lane(self, signature: Signature, lane: str | None) -> Signature:
+        """The signature of a first message, in its lane while a worker listens to that."""
+        if lane is None:
+            return signature
+        options = lanes.chosen(signature.options, lane, self._roster.get())
+        return signature if options == signature.options else signature.clone().set(**options)
+
+    def stranded(self, signature: Mapping[str, Any], lane: str | None) -> bool:
+        """Whether a message lies in a queue that nobody listens to, and there is another way to a worker."""
+        return self._rescued(signature, lane) is not None
+
+    def _rescued(self, signature: Mapping[str, Any], lane: str | None) -> dict[str, Any] | None:
+        """The signature by the way that leads to a worker; None where it leads there, or none does."""
+        if lane is None:
+            return None
+        options = lanes.rescued(
+            signature.get("options") or {},
+            lane,
+            self._roster.get(),
+            queue_of=lambda options: self.queue_of({**signature, "options": options}),
+            silence=self._settings.lease_seconds,
+        )
+        return None if options is None else {**signature, "options": options}
+
+    def _reroute(
+        self, job_id: str, way: Mapping[str, Any], queues: JobQueues, *, task: tuple[str, str] | None = None
+    ) -> None:
+        """Note the way that a message is about to go; ``task`` is a chunk's id and its newest task's, None the body."""
+        self._database.write(
+            lambda conn: sending.reroute(conn, job_id, task=task, signature=way, queues=queues.to_dict())
+        )
+        logger.info("rerouted", job_id=job_id, queue=self.queue_of(way))
+
+    def _chunk(self, sent: SentChunk, queues: JobQueues) -> None:
+        chunk, way = sent.chunk, sent.signature
+        if (rescued := self._rescued(way, queues.chunk_lane)) is not None:
+            way = rescued
+            self._reroute(chunk.job_id, way, replace(queues, chunks=self.queue_of(way)), task=(chunk.id, chunk.task_id))
+        signature = Signature.from_dict(dict(way), app=self._app)
         ignore_results_of_tracked(self._app)
         wait = sent.due_in - self._settings.lease_seconds
         delay = {"countdown": wait} if wait > 1.0 else {}
@@ -124,7 +166,11 @@ class Publisher:
         job = due.job
         # The first dispatch is Celery's chord's own, so ours are numbered from 2.
         task_id = ids.body_task_id(job.id, job.body_dispatches + 1)
-        signature = Signature.from_dict(dict(due.signature), app=self._app)
+        way, queues = due.signature, JobQueues.of(job.queues)
+        if (rescued := self._rescued(way, queues.body_lane)) is not None:
+            way = rescued
+            self._reroute(job.id, way, replace(queues, body=self.queue_of(way)))
+        signature = Signature.from_dict(dict(way), app=self._app)
         results = self.results(job.id)
         ignore_results_of_tracked(self._app)
         signature.apply_async((results,), task_id=task_id, root_id=job.id)
@@ -161,17 +207,20 @@ class Publisher:
 
         :raises celery.exceptions.QueueNotFound: a KeyError, for a queue that is unknown here.
         """
-        return self._queue_key(signature).queue
+        return self.queue_key_of(signature).queue
 
     def queue_key(self, signature: Mapping[str, Any]) -> QueueKey | None:
         """Where a chunk's messages go to; None for a queue that is unknown here."""
         try:
-            return self._queue_key(signature)
+            return self.queue_key_of(signature)
         except KeyError:  # QueueNotFound is one
             return None
 
-    def _queue_key(self, signature: Mapping[str, Any]) -> QueueKey:
-        """As Celery finds it, from the options of the task, its signature and the routes."""
+    def queue_key_of(self, signature: Mapping[str, Any]) -> QueueKey:
+        """As Celery finds it, from what the task, its signature and the routes say.
+
+        :raises celery.exceptions.QueueNotFound: a KeyError, for a queue that is unknown here.
+        """
         task = self._app.tasks.get(signature["task"])
         said = {**{name: getattr(task, name, None) for name in _WHERE}, **(signature.get("options") or {})}
         route = self._app.amqp.router.route(

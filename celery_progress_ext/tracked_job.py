@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from celery.result import AsyncResult
@@ -75,19 +76,21 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         return self._extension.context.snapshots.get(self.id)
 
     def watch(self, timeout: float | None = None) -> Iterator[JobSnapshot]:
-        """Snapshots as they come, each newer than the last, to the terminal one.
+        """Snapshots as they come, to the terminal one: each new version, and, at most once a second, what changes
+        without one: a stall, a silence, the estimate. The version never goes back.
 
         :param timeout: seconds after which to stop all the same; None to wait for the end.
         :raises JobNotFound: when there is no such job, and none is expected any more.
         """
         begun = time.monotonic()
-        seen = -1
+        seen: JobSnapshot | None = None
+        seen_at = begun
         wakeups = _Wakeups(self._extension.context.broadcaster, job_channel(self.id))
         try:
             while True:
                 snapshot = self._snapshot_or_wait(since=begun)
-                if snapshot is not None and snapshot.version > seen:
-                    seen = snapshot.version
+                if snapshot is not None and _is_news(snapshot, seen, age=time.monotonic() - seen_at):
+                    seen, seen_at = snapshot, time.monotonic()
                     yield snapshot
                 if snapshot is not None and snapshot.status.terminal:
                     return
@@ -121,6 +124,15 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         :raises IllegalTransition: when the job is over.
         """
         return self._extension.cancel(self.id)
+
+
+def _is_news(snapshot: JobSnapshot, seen: JobSnapshot | None, *, age: float) -> bool:
+    """Whether a snapshot shows what the last one did not, ``age`` seconds before it."""
+    if seen is None or snapshot.version > seen.version:
+        return True
+    # When it was read is no news.
+    same = replace(snapshot, heartbeat_at=seen.heartbeat_at)
+    return snapshot.version == seen.version and age >= _WATCH_SECONDS and same != seen
 
 
 class _Wakeups:

@@ -1,12 +1,20 @@
-"""Waiting, told apart from working: while nothing of a job moves, no finish time is shown, and the reason is."""
+"""Waiting, told apart from working: what a job waits for while nothing of it moves, in a sentence for a person."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
+
+from celery_progress_ext.roster import Roster
+from celery_progress_ext.wording import counted, duration
 
 #: From how long a silence on nothing moves: a moment without a chunk at work is the time between two chunks. Seconds.
 SILENCE_SECONDS = 3.0
+#: The same for a job that was begun and takes turns with others: it moves again after a chunk or two of theirs.
+TURN_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +23,68 @@ class Waiting:
 
     :ivar reason: a sentence for people.
     :ivar since: seconds since the epoch, on the database's clock.
-    :ivar jobs_before: active jobs that were created before it; None where that is not what it waits for.
+    :ivar jobs_before: active jobs whose work is before it in its queue; None where that is not what it waits for.
+    :ivar pages_before: what is left of them, in the job's unit; None where that is not known.
+    :ivar moves: whether its queue moves: its turn comes by itself. Where it does not, no finish can be foretold.
     """
 
     reason: str
     since: float
     jobs_before: int | None = None
+    pages_before: int | None = None
+    moves: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueuedJob:
+    """An active job with chunks that wait; ``queue`` is None where it is not known."""
+
+    created_at: float
+    queue: str | None
+    pages_left: int
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Before:
+    """Work in front of something in a queue: jobs, and what is left of them where all count the same unit."""
+
+    jobs: int = 0
+    pages: int | None = None
+
+
+class Backlog:
+    """The jobs that wait, by queue; a question costs a search in a sorted list."""
+
+    def __init__(self, jobs: Iterable[QueuedJob] = ()) -> None:
+        by_queue: dict[str | None, list[QueuedJob]] = defaultdict(list)
+        for job in jobs:
+            by_queue[job.queue].append(job)
+        self._queues = {queue: _Line(found) for queue, found in by_queue.items()}
+
+    def before(self, queue: str | None, moment: float, *, unit: str) -> Before:
+        """What was created before ``moment`` and goes to the same queue; a job of an unknown queue counts for each."""
+        lines = self._queues.values() if queue is None else [self._queues.get(each) for each in (queue, None)]
+        found = [line.before(moment) for line in lines if line is not None]
+        jobs = sum(jobs for jobs, _pages in found)
+        units = {each for line in lines if line is not None and line.before(moment)[0] for each in line.units}
+        return Before(jobs=jobs, pages=sum(pages for _jobs, pages in found) if units == {unit} else None)
+
+
+class _Line:
+    """One queue: the moments at which its jobs were created, and the sums of what is left up to each."""
+
+    def __init__(self, jobs: list[QueuedJob]) -> None:
+        jobs.sort(key=lambda job: job.created_at)
+        self._moments = [job.created_at for job in jobs]
+        self._pages = [0]
+        for job in jobs:
+            self._pages.append(self._pages[-1] + job.pages_left)
+        self.units = {job.unit for job in jobs}
+
+    def before(self, moment: float) -> tuple[int, int]:
+        count = bisect_left(self._moments, moment)
+        return count, self._pages[count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +93,10 @@ class Standing:
 
     :ivar at_work: chunks whose worker is alive.
     :ivar silent: chunks whose worker has given no sign of life for a lease.
+    :ivar stuck_since: the last progress of any chunk at work, where none has made any for ``progress_stall_seconds``.
     :ivar merging: whether the merge has begun, and ``body_alive`` whether its worker gives signs of life.
     :ivar changed_at: when the job's row changed last.
+    :ivar queue: where what is due next goes to, the chunks or the merge; None where it is not known.
     """
 
     now: float
@@ -42,28 +108,121 @@ class Standing:
     settled: bool
     merging: bool
     body_alive: bool
+    stuck_since: float | None = None
+    queue: str | None = None
+    unit: str = "pages"
+
+    @property
+    def works(self) -> bool:
+        """Whether something of it is at work and moves."""
+        if self.merging:
+            return self.body_alive
+        return bool(self.at_work) and self.stuck_since is None
+
+    @property
+    def since(self) -> float:
+        """Since when nothing of it moves."""
+        if self.at_work and self.stuck_since is not None:
+            return self.stuck_since
+        return self.changed_at if self.started else self.created_at
 
 
-def reason_of(standing: Standing) -> str | None:
-    """The sentence that fits, without regard to how long it has been so; None where something is at work."""
-    if standing.merging:
-        return None if standing.body_alive else "The merge's worker gives no sign of life; it will be started again."
-    if standing.at_work:
+@dataclass(frozen=True, kw_only=True)
+class _Circumstances:
+    """All that a reason is made of."""
+
+    job: Standing
+    roster: Roster
+    before: Before = field(default_factory=Before)
+
+    @property
+    def nobody(self) -> bool:
+        return self.roster.known and not self.roster.alive
+
+    @property
+    def unheard(self) -> bool:
+        return self.roster.known and self.job.queue is not None and not self.roster.listens(self.job.queue)
+
+    @property
+    def unanswered(self) -> str:
+        return _coarse(self.job.now - (self.roster.last_seen_at or self.job.now))
+
+    @property
+    def documents(self) -> str:
+        pages = "" if self.before.pages is None else f", {self.before.pages:,} {self.job.unit}"
+        return f"{counted(self.before.jobs, 'document')}{pages} before it"
+
+
+def _coarse(seconds: float) -> str:
+    """A duration that does not count every second: what is said is to change when there is news."""
+    return duration(seconds - seconds % 10 if 10 <= seconds < 90 else seconds)
+
+
+#: The first cause that applies is the reason: when, the sentence, and whether it waits for its turn in a queue.
+_CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances], str], bool], ...] = (
+    (lambda its: its.nobody, lambda its: f"No worker has answered for {its.unanswered}.", False),
+    (
+        lambda its: its.job.merging,
+        lambda its: "The merge's worker gives no sign of life; it will be started again.",
+        False,
+    ),
+    (
+        lambda its: bool(its.job.at_work),
+        lambda its: f"Nothing has moved for {_coarse(its.job.now - its.job.since)}: what is at work is stuck.",
+        False,
+    ),
+    (
+        lambda its: its.job.settled and its.unheard,
+        lambda its: f"The merge waits: no worker listens to queue {its.job.queue}.",
+        False,
+    ),
+    (
+        lambda its: its.job.settled and bool(its.before.jobs),
+        lambda its: f"The merge waits: {its.documents}.",
+        True,
+    ),
+    (lambda its: its.job.settled, lambda its: "The merge waits for a free worker.", True),
+    (lambda its: its.unheard, lambda its: f"No worker listens to queue {its.job.queue}.", False),
+    (
+        lambda its: bool(its.job.silent),
+        lambda its: "No worker gives a sign of life; what was at work will be started again.",
+        False,
+    ),
+    (lambda its: bool(its.before.jobs), lambda its: f"{its.documents}.", True),
+    (lambda its: its.roster.known, lambda its: "It waits for a free worker.", True),
+    (lambda its: its.job.started, lambda its: "No worker is at work on it.", False),
+    (lambda its: True, lambda its: "No worker has started it yet.", False),
+)
+
+
+def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | None:
+    """What a job waits for; None while it is at work, or was a moment ago.
+
+    A silence holds from ``SILENCE_SECONDS`` on, from ``TURN_SECONDS`` where a job that was begun only waits for its
+    turn, and from ``progress_stall_seconds`` where chunks are at work: neither the time between two chunks nor a slow
+    page is called waiting.
+    """
+    if standing.works:
         return None
-    if standing.settled:
-        return "The merge waits for a free worker."
-    if standing.silent:
-        return "No worker gives a sign of life; what was at work will be started again."
-    return "No worker is at work on it." if standing.started else "No worker has started it yet."
-
-
-def waiting_of(standing: Standing) -> Waiting | None:
-    """What a job waits for; None while it is at work, or was a moment ago."""
-    reason = reason_of(standing)
-    since = standing.changed_at if standing.started else standing.created_at
-    if reason is None or standing.now - since < SILENCE_SECONDS:
+    its = _Circumstances(job=standing, roster=roster, before=before)
+    said, queued = next((say, queued) for applies, say, queued in _CAUSES if applies(its))
+    # Where no worker is known, nobody knows whether its turn will come.
+    moves = queued and roster.known
+    takes_turns = moves and standing.started and not standing.settled
+    silence = TURN_SECONDS if takes_turns else SILENCE_SECONDS
+    if standing.at_work and not standing.merging:
+        silence = 0.0  # what is stuck has been so for `progress_stall_seconds`
+    if standing.now - standing.since < silence:
         return None
-    return Waiting(reason=reason, since=since)
+    # Workers that are gone went before the job was even asked for: that is since when nothing moves.
+    since = min(standing.since, roster.last_seen_at or standing.since) if its.nobody else standing.since
+    return Waiting(
+        reason=said(its),
+        since=since,
+        jobs_before=before.jobs if queued else None,
+        pages_before=before.pages if queued else None,
+        moves=moves,
+    )
 
 
 #: How much of a job's work its merge is taken to be, in the bar of work, where nothing is known of its kind.
@@ -99,4 +258,9 @@ def to_dict(waiting: Waiting | None, iso: Any) -> dict[str, Any] | None:
     """As on the wire."""
     if waiting is None:
         return None
-    return {"reason": waiting.reason, "since": iso(waiting.since), "jobs_before": waiting.jobs_before}
+    return {
+        "reason": waiting.reason,
+        "since": iso(waiting.since),
+        "jobs_before": waiting.jobs_before,
+        "pages_before": waiting.pages_before,
+    }

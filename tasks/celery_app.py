@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress
-from tasks import retention
+from tasks import lanes, retention
 from tasks.limits import chunk_time_limits
 from tasks.settings import ServiceSettings
 
@@ -37,7 +37,11 @@ app.conf.update(
         "visibility_timeout": max(3600, _LONGEST_CHUNK + 600),
         # A Redis that goes silent would otherwise hold up a publisher, or beat's tick, indefinitely.
         "socket_timeout": 30,
+        "queue_order_strategy": "tasks.lanes:LanesFirst",
     },
+    # A worker without -Q listens to all of them.
+    task_queues=lanes.queues("celery", spread=settings.ocr_queues),
+    progress_body_queue=lanes.MERGES,
     # A gap between two chunks longer than this leaves the chord's counter behind (F16).
     result_expires=_WEEK,
     result_chord_expires=_WEEK,

@@ -15,6 +15,7 @@ from celery_progress_ext.exceptions import NotPublished
 from celery_progress_ext.tracked_job import TrackedJob
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
+from tasks.lanes import lane_of
 from tasks.limits import chunk_time_limits, merge_time_limits
 from tasks.options import OcrOptions
 from tasks.page_results import chunk_ranges
@@ -105,6 +106,7 @@ def _start(
         metadata={"filename": filename, "pages": pages},
         costs=_costs(found, ranges, options),
         kind=f"{options.engine} {options.language} {options.dpi} dpi",
+        lane=lane_of(document_id, pages=pages, chunk_pages=settings.ocr_chunk_pages, spread=settings.ocr_queues),
         app=app,
     ).apply_async()
 

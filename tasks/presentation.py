@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Iterable
-from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -14,10 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from celery_progress_ext import JobSnapshot, JobStatus
+from celery_progress_ext.jobs import StalledChunk
 from celery_progress_ext.stages import StageName, stage
+from celery_progress_ext.wording import duration, finish_text
 
 #: What has an output has been merged, also where the merge was too quick to be seen.
 _MERGED = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL})
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 class Display(Protocol):
@@ -46,6 +50,7 @@ class Lines:
         self._stream = stream
         self._completed = -1
         self._said: set[str] = set()
+        self._waits: str | None = None
 
     def show(self, snapshot: JobSnapshot) -> None:
         """Print what is new. A snapshot may be skipped on the way here; what it would have said is said now."""
@@ -57,6 +62,7 @@ class Lines:
             self._completed = max(self._completed, snapshot.chunks.completed)
         self._once(failure.message for failure in snapshot.failures)
         self._once(f"Chunk {chunk.chunk_index + 1} is stalled: {chunk.reason}" for chunk in snapshot.stalled)
+        self._wait(snapshot)
         if merging:
             self._once([stage(StageName.MERGE).message])
 
@@ -67,6 +73,15 @@ class Lines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing is held."""
+
+    def _wait(self, snapshot: JobSnapshot) -> None:
+        """Each wait once, and again where it is for something else."""
+        reason = None if snapshot.waiting is None else snapshot.waiting.reason
+        # How long it has lasted changes with every snapshot.
+        said = None if reason is None else _NUMBER.sub("", reason)
+        if reason is not None and said != self._waits:
+            self._print(reason)
+        self._waits = said
 
     def _once(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -105,10 +120,7 @@ class Bars:
         )
         lines: list[RenderableType] = [Text(snapshot.stage, style="bold"), self._progress]
         lines += [Text(failure.message, style="red") for failure in snapshot.failures]
-        lines += [
-            Text(f"Chunk {chunk.chunk_index + 1} is stalled: {chunk.reason}", style="yellow")
-            for chunk in snapshot.stalled
-        ]
+        lines += [Text(_stalled(chunk), style="yellow") for chunk in snapshot.stalled]
         self._live.update(Group(*lines))
 
     def __enter__(self) -> Self:
@@ -122,14 +134,13 @@ class Bars:
 
 
 def _time_left(snapshot: JobSnapshot) -> str:
-    """``1:20 left (1:05 to 1:50)``, or why nothing moves; nothing before the first estimate or after the end."""
+    """When it will be done, or why nothing moves; nothing before the first estimate or after the end."""
     if snapshot.waiting is not None:
         return snapshot.waiting.reason
     if snapshot.eta is None or snapshot.status.terminal:
         return ""
-    now = time.time()
-    best, earliest, latest = (
-        timedelta(seconds=max(0, round(at - now)))
-        for at in (snapshot.eta.finish_at, snapshot.eta.earliest, snapshot.eta.latest)
-    )
-    return f"{best} left ({earliest} to {latest})"
+    return finish_text(snapshot.eta)
+
+
+def _stalled(chunk: StalledChunk) -> str:
+    return f"Chunk {chunk.chunk_index + 1} has made no progress for {duration(chunk.seconds)}: {chunk.reason}"

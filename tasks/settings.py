@@ -42,11 +42,13 @@ class ServiceSettings:
     ocr_mode: str = "skip"
     ocr_dpi: int = 300
     ocr_chunk_pages: int = 25
+    #: Over how many queues the chunks of documents are spread: so many large ones share the workers evenly.
+    ocr_queues: int = 4
     #: Seconds that rendering and recognising one page may take together.
     ocr_page_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_mb", "ocr_dpi", "ocr_chunk_pages", "ocr_page_timeout"):
+        for name in ("max_upload_mb", "ocr_dpi", "ocr_chunk_pages", "ocr_queues", "ocr_page_timeout"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{name.upper()} must be greater than 0, not {getattr(self, name)!r}")
         if self.ocr_mode not in MODES:
@@ -72,6 +74,7 @@ class ServiceSettings:
             ocr_mode=given.get("OCR_MODE", cls.ocr_mode),
             ocr_dpi=_number(given, "OCR_DPI", cls.ocr_dpi),
             ocr_chunk_pages=_number(given, "OCR_CHUNK_PAGES", cls.ocr_chunk_pages),
+            ocr_queues=_number(given, "OCR_QUEUES", cls.ocr_queues),
             ocr_page_timeout=_number(given, "OCR_PAGE_TIMEOUT", cls.ocr_page_timeout),
         )
 

@@ -6,6 +6,7 @@ changes as everyone else; so two beats, late ticks and a tick that dies half-way
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from itertools import groupby
@@ -16,6 +17,7 @@ from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import DatabaseNotMigrated, describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import ForgottenJob
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher, QueueKey
 from celery_progress_ext.recording import Recording
@@ -23,7 +25,7 @@ from celery_progress_ext.recovery import queries
 from celery_progress_ext.recovery.auditor import BackgroundAuditor
 from celery_progress_ext.recovery.lost_messages import LostMessageFinder
 from celery_progress_ext.signals import jobs_forgotten
-from celery_progress_ext.storage import endings, kinds, lookups, retention, sending
+from celery_progress_ext.storage import endings, kinds, lookups, retention, sending, workers
 from celery_progress_ext.storage.body_changes import BodyDispatch
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.sending import SentChunk
@@ -100,6 +102,7 @@ class Reconciler:
             self.check,
             self.learn,
             self.forget,
+            self.forget_workers,
         )
         self._drifted = 0
         self._depths = QueueDepths(self._publisher)
@@ -144,12 +147,31 @@ class Reconciler:
         return len(rows) + len(done)
 
     def _heal_overdue_job(self, chunks: list[SentChunk], first: SentChunk, *, below: int) -> None:
-        """Send a job's overdue chunks again where their queue is empty."""
-        if self._depths.of(first.signature) != 0:
-            self._extend(first.chunk.job_id, below=below)
-            return
+        """Send a job's overdue chunks again where their queue is empty, or nobody listens to it; each by its own queue,
+        since those that were sent again may have gone another way.
+        """
+        waits = False
+        by_queue: dict[QueueKey, list[SentChunk]] = defaultdict(list)
         for row in chunks:
-            self._each(self._heal_overdue, row)
+            by_queue[self._publisher.queue_key_of(row.signature)].append(row)
+        for rows in by_queue.values():
+            reason = self._lost_because(rows[0])
+            if reason is None:
+                waits = True
+                continue
+            for row in rows:
+                self._each(partial(self._heal_overdue, reason=reason), row)
+        if waits:
+            self._extend(first.chunk.job_id, below=below)
+
+    def _lost_because(self, row: SentChunk) -> str | None:
+        """Why an overdue chunk will not be started from its queue; None where it waits there."""
+        if self._depths.of(row.signature) == 0:
+            return "no worker started it, although its queue is empty"
+        job = lookups.job(self._context.database, row.chunk.job_id)
+        if job is not None and self._publisher.stranded(row.signature, JobQueues.of(job.queues).chunk_lane):
+            return "no worker listens to its queue any more"
+        return None
 
     def heal_settled(self) -> int:
         """All chunks are terminal and no body is alive: record that it is done, or publish it."""
@@ -228,14 +250,18 @@ class Reconciler:
                 jobs_forgotten.send(sender=self._publisher.app, jobs=tuple(gone))
         return len(gone)
 
+    def forget_workers(self) -> int:
+        """Delete the rows of workers that have not been seen for a week."""
+        return workers.forget(self._context.database)
+
     def _heal_lapsed(self, row: SentChunk) -> None:
         outcome = self._publisher.outcome(row.chunk.task_id)
         self._heal(
             row.chunk, outcome, attempt=row.chunk.attempt, reason="its worker gave no sign of life for a whole lease"
         )
 
-    def _heal_overdue(self, row: SentChunk) -> None:
-        self._send_again(row.chunk, "no worker started it, although its queue is empty")
+    def _heal_overdue(self, row: SentChunk, *, reason: str) -> None:
+        self._send_again(row.chunk, reason)
 
     def _heal_overtaken(self, chunk: ChunkRow) -> None:
         self._send_again(chunk, "no worker started it, but one that was sent after it")
@@ -299,6 +325,8 @@ class Reconciler:
         job = due.job
         if not job.body_sent_at or (job.merge_started_at or 0.0) > job.body_sent_at:
             return False  # it was not sent, or was taken and its worker is lost
+        if self._publisher.stranded(due.signature, JobQueues.of(job.queues).body_lane):
+            return False
         if look.overtaken(self._publisher.queue_key(due.signature), job.body_sent_at):
             return False
         return self._depths.of(due.signature) != 0 or self._may_be_held(job.body_sent_at)

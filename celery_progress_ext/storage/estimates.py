@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import exp
 
 import sqlalchemy as sa
 
@@ -45,7 +46,8 @@ class Standing:
     :ivar finished: the last of its finished ones.
     :ivar pending: the cost of each chunk that was not started, in dispatch order.
     :ivar slots: how many of its chunks are worked on at once.
-    :ivar ahead: seconds of work, of one slot, that other jobs' chunks take before them.
+    :ivar pages_ahead: what other jobs have in its queue before its chunks, in its unit.
+    :ivar pages_behind: what they have there before its merge.
     """
 
     job: JobRow
@@ -54,7 +56,18 @@ class Standing:
     finished: Sequence[ChunkRow] = ()
     pending: Sequence[float] = ()
     slots: int = 1
-    ahead: float = 0.0
+    pages_ahead: int = 0
+    pages_behind: int = 0
+
+    @property
+    def page_seconds(self) -> float:
+        """What a page takes one slot, as far as is known; 0 where it is not."""
+        job, experience = self.job, self.kind.experience
+        if job.pace_pages:
+            return job.pace_seconds / job.pace_pages
+        if experience is None or not job.pages_total:
+            return 0.0
+        return exp(experience.pace) * (job.cost_total or job.pages_total) / job.pages_total
 
     @property
     def phase(self) -> Phase:
@@ -75,7 +88,8 @@ def promise(standing: Standing) -> Promise | None:
             running=[timing for row in alive if (timing := timing_of(row, now=now)) is not None],
             finished=[timing for row in standing.finished if (timing := timing_of(row, now=now)) is not None],
             slots=max(1, standing.slots),
-            ahead=standing.ahead,
+            ahead=standing.pages_ahead * standing.page_seconds,
+            behind=0.0 if job.merging else standing.pages_behind * standing.page_seconds,
             merge=_merge(standing),
             experience=kind.experience,
         )
@@ -118,8 +132,10 @@ class Estimates:
         self._costs: OrderedDict[tuple[str, int], tuple[float, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, job: JobRow, running: Sequence[ChunkRow], *, slots: int, ahead: float = 0.0) -> Promise | None:
-        """The promise for a job that is at work, or waits behind others that are."""
+    def of(
+        self, job: JobRow, running: Sequence[ChunkRow], *, slots: int, pages_ahead: int = 0, pages_behind: int = 0
+    ) -> Promise | None:
+        """The promise for a job that is at work, or waits behind others that are; see :class:`Standing`."""
         merging = job.merging
         return promise(
             Standing(
@@ -129,7 +145,8 @@ class Estimates:
                 finished=() if merging else [ChunkRow.of(row) for row in self._database.rows(_FINISHED, of_job=job.id)],
                 pending=() if merging else self._pending(job),
                 slots=slots,
-                ahead=ahead,
+                pages_ahead=pages_ahead,
+                pages_behind=pages_behind,
             )
         )
 

@@ -52,6 +52,8 @@ class NewJob:
     #: What runs after the job: see :class:`Followers`.
     followers: Mapping[str, Any]
     kind: str | None = None
+    #: Where its messages go, as the column says.
+    queues: Mapping[str, Any] | None = None
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -105,6 +107,7 @@ def create(
             "cost_total": sum(row.chunk.pages if row.cost is None else row.cost for row in new.chunks),
             "cost_done": 0.0,
             "merge_share": merge_share,
+            "queues": new.queues,
             "new_lease": due if lease is None else lease,
         },
     ).first()

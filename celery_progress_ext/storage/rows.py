@@ -69,6 +69,7 @@ class JobRow:
     cost_done: float | None
     merge_share: float | None
     work_floor: float | None
+    queues: Mapping[str, Any] | None
     now: float
 
     @classmethod

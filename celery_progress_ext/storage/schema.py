@@ -96,7 +96,10 @@ processing_jobs = sa.Table(
     sa.Column("result", JSON),
     # Pages of completed chunks that were not wholly read.
     _count("reservations"),
-    # Body's task, header's tasks, unit (`kinds.kind_of`); None for a job of before revision 0004, or tracked by hand.
+    # Where its messages go, and the lanes that they are given while a worker listens (`lanes.JobQueues`); None where
+    # its publisher is of before revision 0004.
+    sa.Column("queues", JSON),
+    # Body's task, header's tasks, unit (`kinds.kind_of`); None for a job of before revision 0005, or tracked by hand.
     sa.Column("kind", sa.String(255)),
     # What its chunks are expected to cost together, and what of that is done.
     sa.Column("cost_total", sa.Double),
@@ -199,4 +202,18 @@ job_kinds = sa.Table(
     sa.Column("jobs", JSON, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Index(None, "updated_at"),
+)
+
+progress_workers = sa.Table(
+    "progress_workers",
+    metadata,
+    # Celery's name of the worker.
+    sa.Column("node", sa.String(255), primary_key=True),
+    # The names of the queues that it listens to, a list.
+    sa.Column("queues", JSON, nullable=False),
+    sa.Column("slots", sa.Integer, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    # Its lease, which it renews; in the past where it said that it stops.
+    sa.Column("alive_until", sa.Double, nullable=False),
+    sa.Index("ix_progress_workers_seen_at", "seen_at"),
 )

@@ -157,3 +157,38 @@ def mark_sent(
         conn.execute(_PUBLISHED, {"of_job": job_id})
     else:
         conn.execute(_STILL_PUBLISHING, {"of_job": job_id, "new_lease": lease})
+
+
+_REROUTE = (
+    sa.update(chunks)
+    .where(chunks.c.id == sa.bindparam("of_chunk"), chunks.c.task_id == sa.bindparam("of_task"), _PENDING)
+    .values(signature=sa.bindparam("new_signature", type_=chunks.c.signature.type))
+)
+_REROUTE_BODY = (
+    sa.update(jobs)
+    .where(jobs.c.id == _OF_JOB)
+    .values(body_signature=sa.bindparam("new_signature", type_=jobs.c.body_signature.type))
+)
+_SET_QUEUES = (
+    sa.update(jobs).where(jobs.c.id == _OF_JOB).values(queues=sa.bindparam("new_queues", type_=jobs.c.queues.type))
+)
+
+
+def reroute(
+    conn: Connection,
+    job_id: str,
+    *,
+    task: tuple[str, str] | None,
+    signature: Mapping[str, Any],
+    queues: Mapping[str, Any],
+) -> None:
+    """A message is about to go another way than its signature says: note it, as a message is looked for in its queue.
+
+    :param task: the chunk's id and its newest task's; None for the job's body.
+    :param queues: where the job's messages go from now on.
+    """
+    if task is None:
+        conn.execute(_REROUTE_BODY, {"of_job": job_id, "new_signature": signature})
+    else:
+        conn.execute(_REROUTE, {"of_chunk": task[0], "of_task": task[1], "new_signature": signature})
+    conn.execute(_SET_QUEUES, {"of_job": job_id, "new_queues": queues})

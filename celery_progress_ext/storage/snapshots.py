@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,13 +16,16 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, PageShortfall, StalledChunk
+from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.storage import shortfalls
+from celery_progress_ext.storage.backlog import CurrentBacklog
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.estimates import Estimates
 from celery_progress_ext.storage.kinds import Kinds
 from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.storage.workers import CurrentRoster
 from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
@@ -37,11 +40,6 @@ _RUNNING = (
     sa.select(*CHUNK_COLUMNS)
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.PROCESSING))
     .order_by(chunks.c.chunk_index)
-)
-_JOBS_BEFORE = (
-    sa.select(sa.func.count().label("jobs"))
-    .select_from(jobs)
-    .where(active, jobs.c.created_at < sa.bindparam("created_at", type_=sa.Double))
 )
 
 
@@ -62,6 +60,8 @@ class Snapshots:
         self._database = database
         self._settings = settings
         self._estimates = Estimates(database)
+        self._roster = CurrentRoster(database)
+        self._backlog = CurrentBacklog(database)
         self._views: OrderedDict[str, _View] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -160,9 +160,10 @@ class Snapshots:
         running = [ChunkRow.of(row) for row in self._database.rows(_RUNNING, of_job=job.id)]
         alive = [row for row in running if (row.leased_until or job.now) >= job.now]
         slots = _slots(kept, len(alive) + (freed_slots if job.pending_chunks and not job.merging else 0))
-        waiting = self._waiting(job, at_work=len(alive), silent=len(running) - len(alive))
+        waiting = self._waiting(job, alive, silent=len(running) - len(alive))
         # While nothing moves, a finish time would be a promise that moves with the clock.
-        promise = None if waiting is not None else self._estimates.of(job, running, slots=slots[0])
+        moves = waiting is None or waiting.moves
+        promise = self._promise(job, running, at_work=slots[0]) if moves else None
         view = _View(time.monotonic(), promise, self._stalled(job, running), waiting, slots)
         with self._lock:
             self._views[job.id] = view
@@ -170,27 +171,53 @@ class Snapshots:
                 self._views.popitem(last=False)
         return view
 
-    def _waiting(self, job: JobRow, *, at_work: int, silent: int) -> Waiting | None:
-        waiting = waiting_of(
-            Standing(
-                now=job.now,
-                created_at=job.created_at,
-                changed_at=job.updated_at,
-                started=job.started_at is not None,
-                at_work=at_work,
-                silent=silent,
-                settled=job.chunks.settled,
-                merging=job.merging,
-                body_alive=(job.body_leased_until or 0.0) >= job.now,
-            )
-        )
-        # A job that a caller tracks by hand has no chunks, and nobody to wait for.
-        if waiting is None or not job.total_chunks:
+    def _promise(self, job: JobRow, running: Sequence[ChunkRow], *, at_work: int) -> Promise | None:
+        if not job.total_chunks:
             return None
-        if at_work or silent or job.merging:
-            return waiting
-        row = self._database.row(_JOBS_BEFORE, created_at=job.created_at)
-        return replace(waiting, jobs_before=0 if row is None else row.jobs)
+        queues, backlog, roster = JobQueues.of(job.queues), self._backlog.get(), self._roster.get()
+        others = backlog.before(queues.chunks, job.now, unit=job.unit).jobs - int(job.pending_chunks > 0)
+        slots = at_work
+        if not at_work or (others <= 0 and job.now - (job.started_at or job.now) < _FIRST_WAVE_SECONDS):
+            # Nothing of it is at work, or its first chunks are on their way to the other slots.
+            slots = max(at_work, roster.slots(None if queues.chunks is None else [queues.chunks]))
+        waits = not running and job.pending_chunks > 0
+        ahead = backlog.before(queues.chunks, job.created_at, unit=job.unit).pages if waits else 0
+        # In a lane of its own, the merge waits for nobody's chunks.
+        behind = 0
+        if queues.body == queues.chunks and not job.merging:
+            behind = (backlog.before(queues.body, job.now, unit=job.unit).pages or 0) - max(
+                0, job.pages_total - job.pages_done
+            ) * int(job.pending_chunks > 0)
+        return self._estimates.of(
+            job, running, slots=max(1, slots), pages_ahead=ahead or 0, pages_behind=max(0, behind - (ahead or 0))
+        )
+
+    def _waiting(self, job: JobRow, alive: Sequence[ChunkRow], *, silent: int) -> Waiting | None:
+        # A job that a caller tracks by hand has no chunks, and nobody to wait for.
+        if not job.total_chunks:
+            return None
+        progressed = max((row.progressed_at or job.now for row in alive), default=job.now)
+        queues = JobQueues.of(job.queues)
+        standing = Standing(
+            now=job.now,
+            created_at=job.created_at,
+            changed_at=job.updated_at,
+            started=job.started_at is not None,
+            at_work=len(alive),
+            silent=silent,
+            settled=job.chunks.settled,
+            merging=job.merging,
+            body_alive=(job.body_leased_until or 0.0) >= job.now,
+            stuck_since=progressed if job.now - progressed > self._settings.stall_seconds else None,
+            queue=queues.body if job.chunks.settled else queues.chunks,
+            unit=job.unit,
+        )
+        if standing.works:
+            return None
+        # Where a merge waits, whatever was published before its last chunk ended is before it.
+        moment = job.updated_at if standing.settled else job.created_at
+        before = self._backlog.get().before(standing.queue, moment, unit=job.unit)
+        return waiting_of(standing, self._roster.get(), before)
 
     def _stalled(self, job: JobRow, running: Sequence[ChunkRow]) -> tuple[StalledChunk, ...]:
         now, found = job.now, []
@@ -214,6 +241,8 @@ class Snapshots:
         return tuple(found[:NAMED_LIMIT])
 
 
+#: For how long after its start a job without others beside it is taken to get every slot. Seconds.
+_FIRST_WAVE_SECONDS = 5.0
 #: For how long a slot that no chunk has counts: the next chunk's start is recorded a moment later. Seconds.
 SLOT_SECONDS = 2.0
 

@@ -18,9 +18,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_progress_ext.storage import Database
+from celery_progress_ext.storage.workers import roster
 from tasks.embedded.runner import Runner, Service, StartFailed
 from tasks.embedded.servers import LOOPBACK, RedisServer, ServerNotFound, find_redis_server, free_port
 from tasks.embedded.stack import AlreadyRunning, PortTaken, held, plan_up
+from tasks.lanes import queues
 from tasks.sample import make_sample
 from tests.support.processes import ROOT, TestProcess
 from tests.support.waiting import wait_for
@@ -226,6 +229,13 @@ def _family(process: TestProcess) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def _runs(child: psutil.Process) -> bool:
+    try:
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _named(process: TestProcess, word: str) -> psutil.Process:
     return next(child for child in process.children() if word in child.cmdline())
 
@@ -236,6 +246,10 @@ def test_up_serves_restarts_and_stops_in_order(up: Callable[[], TestProcess], tm
     (url,) = re.findall(r"^web: (http://127\.0\.0\.1:\d+)/\?token=\S+$", process.log, re.MULTILINE)
     with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
         assert answer.status == 200
+    database = Database(f"sqlite:///{tmp_path / 'var' / 'progress.db'}")
+    names = {queue.name for queue in queues("celery", spread=4)}
+    wait_for(lambda: [names] == [entry.queues for entry in roster(database).alive], what="a worker of every queue")
+    database.dispose()
 
     _named(process, "worker").kill()
     process.wait_for_log("up      | worker ended with SIGKILL")
@@ -256,7 +270,7 @@ def test_nothing_outlives_an_up_that_is_killed(up: Callable[[], TestProcess]) ->
     process.signal(signal.SIGKILL)
     process.wait()
     wait_for(
-        lambda: not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE],
+        lambda: not [child for child in family if _runs(child)],
         40,
         what="every child gone",
     )

@@ -78,6 +78,12 @@ WRITES: Mapping[str, Write] = {
         rows,
         lambda conn: sending.mark_sent(conn, job, [_task(job, 1), _task(job, 0)], due=LEASE, lease=LEASE, last=True),
     ),
+    "reroute": lambda rows, job: _write(
+        rows,
+        lambda conn: sending.reroute(
+            conn, job, task=_task(job, 0), signature={"options": {"queue": "lane"}}, queues={"chunks": "lane"}
+        ),
+    ),
     "extend": lambda rows, job: queries.extend(rows.database, job, seconds=LEASE),
     "extend_chunk": lambda rows, job: queries.extend_chunk(rows.database, ids.chunk_id(job, 0), seconds=LEASE),
     "clamp": lambda rows, job: queries.clamp_leases(rows.database, lease=LEASE / 10),

@@ -134,13 +134,14 @@ class Bench:
 
 
 def follow(job: TrackedJob, timeout: float = 30.0) -> list[JobSnapshot]:
-    """Every snapshot seen to the end of the job; versions only grow, the percent never goes down.
+    """Every snapshot seen to the end of the job; neither the version nor the percent ever goes down.
 
     :raises AssertionError: when it does not end in time.
     """
     seen = list(job.watch(timeout=timeout))
     assert seen[-1].status.terminal, f"not over after {timeout:g} s: {seen[-1]}"
-    assert [snapshot.version for snapshot in seen] == sorted({snapshot.version for snapshot in seen})
+    versions = [snapshot.version for snapshot in seen]
+    assert versions == sorted(versions)
     percents = [snapshot.progress_pct for snapshot in seen]
     assert percents == sorted(percents)
     return seen

@@ -13,6 +13,7 @@ from celery import Celery
 
 import celery_progress_ext
 from celery_progress_ext import CeleryProgress, JobStatus
+from celery_progress_ext.storage import workers
 from tests.support.rows import Rows
 
 
@@ -21,6 +22,7 @@ def live(url: str) -> dict[str, str]:
     rows = Rows(url, migrated=False)
     try:
         retried, cancelled, running = _retried(rows), _cancelled(rows), _running(rows)
+        _work(rows)
         expected = {retried: JobStatus.COMPLETED, cancelled: JobStatus.CANCELLED, running: JobStatus.PROCESSING}
         for job_id, status in expected.items():
             snapshot = rows.jobs.snapshot(job_id)
@@ -78,6 +80,14 @@ def _running(rows: Rows) -> str:
     assert rows.complete(job_id, 0) is not None
     assert rows.start(job_id, 1) is not None
     return job_id
+
+
+def _work(rows: Rows) -> None:
+    """A worker comes and goes."""
+    workers.seen(rows.database, "a@h", queues=["q"], slots=2, lease=30.0)
+    assert workers.live_slots(rows.database, ["q"]) == 2
+    workers.gone(rows.database, "a@h")
+    assert workers.live_slots(rows.database, ["q"]) == 0
 
 
 if __name__ == "__main__":

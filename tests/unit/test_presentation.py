@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 from rich.console import Console
 
 from celery_progress_ext import ChunkProgress, JobSnapshot, JobStatus
 from celery_progress_ext.eta import Eta
-from celery_progress_ext.jobs import ChunkFailure
+from celery_progress_ext.jobs import ChunkFailure, StalledChunk
 from celery_progress_ext.stages import StageName
+from celery_progress_ext.waiting import Waiting
 from tasks.presentation import Bars, Lines
 
 
@@ -73,8 +75,34 @@ def test_waiting_for_a_worker_prints_nothing() -> None:
 def test_bars_show_chunks_pages_and_the_time_left() -> None:
     """All that a person at a terminal asks for."""
     stream = io.StringIO()
-    estimate = Eta(finish_at=4e9, earliest=4e9, latest=4e9)
+    soon = time.time() + 100
+    estimate = Eta(finish_at=soon, earliest=soon - 60, latest=soon + 60)
     with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:
         bars.show(replace(_snapshot(1), eta=estimate))
-    for words in ("Processing chunk 1/4", "chunks", "25/100", "left ("):
+    for words in ("Processing chunk 1/4", "chunks", "25/100", "about ", "min left"):
+        assert words in stream.getvalue()
+
+
+def test_what_a_job_waits_for_is_said_once_for_each_wait() -> None:
+    """Not every time that it has lasted longer; after work, a wait is a new one."""
+    working = _snapshot(1)
+    silent = [
+        replace(working, waiting=Waiting(reason=f"No worker has answered for {seconds} s.", since=0.0))
+        for seconds in (40, 50)
+    ]
+    assert _lines(working, *silent, working, silent[0])[2:] == [
+        "No worker has answered for 40 s.",
+        "No worker has answered for 40 s.",
+    ]
+
+
+def test_bars_show_what_a_job_waits_for_and_for_how_long_a_page_is_stuck() -> None:
+    """In place of a finish time that nobody knows."""
+    stream = io.StringIO()
+    waiting = replace(_snapshot(1), waiting=Waiting(reason="No worker listens to queue ocr.", since=0.0))
+    stuck = StalledChunk(chunk_index=1, page_start=26, page_end=50, seconds=180.0, reason="it is alive")
+    with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:
+        bars.show(waiting)
+        bars.show(replace(waiting, stalled=(stuck,)))
+    for words in ("No worker listens to queue ocr.", "Chunk 2 has made no progress for 3 min: it is alive"):
         assert words in stream.getvalue()

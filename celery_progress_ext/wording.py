@@ -1,0 +1,109 @@
+"""Times as people say them; one table of precisions for every face. ``web/static/wording.js`` says the same.
+
+A finish time is an estimate with an interval, and is given at one precision that fits the interval's width: a time to
+the second in an interval of half an hour would promise what nobody knows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+#: What a time is rounded to, in seconds: the largest of which at least two fit into the interval.
+PRECISIONS = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400)
+_MINUTE = 60
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+#: What is said once an interval is over and the job is not.
+LATE = "later than expected"
+
+
+class Interval(Protocol):
+    """An estimate: seconds since the epoch."""
+
+    @property
+    def finish_at(self) -> float:
+        """The best guess."""
+
+    @property
+    def earliest(self) -> float:
+        """The beginning of the interval."""
+
+    @property
+    def latest(self) -> float:
+        """Its end."""
+
+
+def precision(width: float) -> int:
+    """What the times of an interval of this width are rounded to; seconds both."""
+    return max((each for each in PRECISIONS if 2 * each <= width), default=PRECISIONS[0])
+
+
+def finish_text(eta: Interval, now: float | None = None) -> str:
+    """``about 14:30, 14:20-14:50 · 20 min left``, in local time; ``later than expected`` once the interval is over.
+
+    The estimate lies inside its interval, both at one precision, and neither lies in the past.
+
+    :param now: seconds since the epoch; this process's clock unless given.
+    """
+    now = time.time() if now is None else now
+    if eta.latest <= now:
+        return LATE
+    step = precision(eta.latest - eta.earliest)
+    earliest = _rounded(max(eta.earliest, now), step, math.floor)
+    if earliest < now:
+        earliest += step
+    finish = max(earliest, _rounded(eta.finish_at, step, _half_up))
+    latest = max(finish, _rounded(eta.latest, step, math.ceil))
+    seconds = step < _MINUTE
+    text = f"about {_clock(finish, now, seconds)}"
+    if earliest != latest:
+        text += f", {_clock(earliest, finish, seconds)}-{_clock(latest, finish, seconds)}"
+    left = _half_up((max(eta.finish_at, now) - now) / step) * step
+    return f"{text} · {duration(left)} left" if left else f"{text} · less than {duration(step)} left"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min``, ``1 h 20 min``, ``2 d 4 h``."""
+    if seconds < 1.5 * _MINUTE:
+        return f"{max(1, _half_up(seconds))} s"
+    minutes = _half_up(seconds / _MINUTE)
+    if minutes < 60:
+        return f"{minutes} min"
+    return _parts(minutes, 60, "h", "min") if minutes < 24 * 60 else _parts(minutes // 60, 24, "d", "h")
+
+
+def counted(number: int, word: str) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _parts(number: int, per: int, large: str, small: str) -> str:
+    whole, rest = divmod(number, per)
+    return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
+
+
+def _half_up(number: float) -> int:
+    """As JavaScript rounds."""
+    return math.floor(number + 0.5)
+
+
+def _rounded(at: float, step: int, how: Callable[[float], int]) -> float:
+    """A moment on the local clock, rounded."""
+    offset = datetime.fromtimestamp(at).astimezone().utcoffset()
+    shift = offset.total_seconds() if offset is not None else 0.0
+    return how((at + shift) / step) * step - shift
+
+
+def _clock(at: float, of_day: float, seconds: bool) -> str:
+    """``14:32``, with seconds where they are known, and with the day where it is not the day of the other moment."""
+    moment, other = datetime.fromtimestamp(at), datetime.fromtimestamp(of_day)
+    text = moment.strftime("%H:%M:%S" if seconds else "%H:%M")
+    if moment.date() == other.date():
+        return text
+    # Not `strftime`: the language of the page is not that of the server.
+    return f"{_WEEKDAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {text}"
