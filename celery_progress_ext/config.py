@@ -29,6 +29,8 @@ class Settings:
     max_attempts: int = 3
     #: Jobs that ended longer ago are deleted with their chunks and events. Days.
     retention_days: float = 30.0
+    #: A group of this machine that shares the files which are made here (an SQLite database); None: their owner alone.
+    files_group: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):

@@ -11,10 +11,14 @@ from celery_progress_ext import CeleryProgress
 from celery_progress_ext.sse.blueprint import progress_events
 from tasks import celery_app
 from tasks.documents import DocumentStore
+from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
 from web import auth, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
-from web.credentials import Credentials, session_secret
+from web.credentials import Credentials
+from web.key_ring import KeyRing
 from web.one_time import OneTime
+from web.session_secret import session_secret
+from web.throttle import SignInThrottle
 
 __all__ = ["create_app"]
 
@@ -38,15 +42,30 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
     logs.install(app)
+    secret = session_secret(settings, progress.database)
     auth.install(
         app,
         auth.Door(
-            credentials=Credentials.from_keys(settings.api_keys, start_token=settings.start_token),
+            keys=KeyRing(
+                Credentials.from_keys(settings.api_keys, secret=secret, start_token=settings.start_token),
+                KeyTable(progress.database),
+            ),
             start_tokens=OneTime(progress.settings.redis_url),
+            throttle=SignInThrottle(progress.settings.redis_url),
         ),
-        secret_key=settings.secret_key or session_secret(settings.api_keys, settings.start_token),
+        secret_key=secret,
     )
-    streams.install(app, progress_events(progress, auth.authorize))
+    streams.install(
+        app,
+        progress_events(
+            progress,
+            auth.authorize,
+            credential=auth.credential_id,
+            max_streams=settings.max_streams,
+            max_streams_per_address=settings.max_streams_per_address,
+            max_streams_per_credential=settings.max_streams_per_credential,
+        ),
+    )
     for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     for blueprint in (health.blueprint, pages.blueprint):

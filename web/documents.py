@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from tasks import pipeline
+from tasks.keys import Role
 from tasks.options import InvalidOption
 from tasks.pdf.preflight import Refused
 from web import uploads
@@ -25,7 +26,7 @@ def submit() -> Response:
 
     The fields of ``tasks.options.OPTIONS`` say how it is read.
     """
-    require_grant()
+    require_grant(Role.SUBMIT)
     max_bytes = current_app.config["MAX_UPLOAD_BYTES"]
     try:
         matter_id, upload = request.form.get("matter_id", ""), request.files.get("file")
@@ -35,7 +36,7 @@ def submit() -> Response:
         raise Problem(400, "bad-form", "The upload ended too early.") from None
     if not matter_id:
         raise Problem(400, "bad-form", "The form has no field `matter_id`: the matter that the document belongs to.")
-    authorize(matter_id)
+    authorize(matter_id, Role.SUBMIT)
     if upload is None or not upload.filename:
         raise Problem(400, "bad-form", "The form has no field `file` with a PDF file in it.")
     filename = uploads.display_name(upload.filename)

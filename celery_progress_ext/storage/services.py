@@ -14,6 +14,7 @@ from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus, iso
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.private_files import PrivateFiles
 from celery_progress_ext.storage import chunk_changes, events, job_changes
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow
@@ -58,7 +59,8 @@ _CHUNK_EXISTS = sa.select(sa.literal(1)).where(_CHUNK.id == sa.bindparam("of_chu
 
 def _from_environment() -> tuple[Database, Snapshots]:
     settings = Settings.read({})
-    database = Database(settings.database_url)
+    files = PrivateFiles.shared_with(settings.files_group)
+    database = Database(settings.database_url, files=files)
     return database, Snapshots(database, settings)
 
 
