@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress
-from tasks import retention
+from tasks import file_permissions, retention
 from tasks.limits import chunk_time_limits
 from tasks.settings import ServiceSettings
 
@@ -60,3 +60,4 @@ structlog.configure(
 
 progress = CeleryProgress(app)
 retention.connect(app, progress, settings.documents_url)
+file_permissions.connect(app, progress, settings)

@@ -9,7 +9,7 @@ from flask import Flask
 
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.sse.blueprint import progress_events
-from tasks import celery_app
+from tasks import celery_app, file_permissions
 from tasks.documents import DocumentStore
 from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
@@ -37,7 +37,9 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     app = Flask(__name__)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # in the order of the wire contract
     app.extensions["web_progress"] = progress
-    app.extensions["web_documents"] = DocumentStore(settings.documents_url)
+    store = DocumentStore(settings.documents_url, files_group=settings.files_group)
+    file_permissions.tighten(store, progress)
+    app.extensions["web_documents"] = store
     problems.install(app)
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)

@@ -377,6 +377,7 @@ def _postgres_program() -> Path:
 
 
 def _spawn(argv: list[str], log: Path, *, stop_signal: int = signal.SIGTERM, **options: Any) -> subprocess.Popen[bytes]:
+    PrivateFiles().make_file(log)
     with log.open("wb") as output:
         return subprocess.Popen(
             argv,

@@ -63,6 +63,7 @@ def held(data_dir: Path) -> Iterator[None]:
     """
     _make_private(data_dir)
     path = data_dir / "lock"
+    PrivateFiles().make_file(path)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
