@@ -9,6 +9,9 @@ from typing import Any
 
 from celery_progress_ext.exceptions import InvalidSetting
 
+#: The beat task: its name, and that of its entry in the schedule.
+TICK = "celery_progress_ext.tick"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

@@ -31,7 +31,7 @@ def submit() -> Response:
     try:
         matter_id, upload = request.form.get("matter_id", ""), request.files.get("file")
     except RequestEntityTooLarge:
-        raise uploads.too_large(max_bytes) from None
+        raise uploads.refusal(request, max_bytes) from None
     except ClientDisconnected:
         raise Problem(400, "bad-form", "The upload ended too early.") from None
     if not matter_id:

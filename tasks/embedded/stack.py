@@ -203,7 +203,7 @@ def _web(settings: Mapping[str, str], port: int) -> Service:
 def _flower(settings: Mapping[str, str], port: int) -> Service:
     service = _celery(
         "flower",
-        ["flower", f"--address={LOOPBACK}", f"--port={port}"],
+        ["flower", f"--conf={ROOT / 'tasks' / 'flower_conf.py'}", f"--address={LOOPBACK}", f"--port={port}"],
         settings,
         ready=lambda: _answers(f"http://{LOOPBACK}:{port}/healthcheck"),
     )

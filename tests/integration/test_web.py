@@ -192,6 +192,20 @@ class TestTakingDocumentsIn:
         """413, with the limit."""
         assert problem(post(service.client(), b"%PDF" + b"x" * 1_100_000), 413)["limit"] == 1_000_000
 
+    def test_too_many_parts(self, service: Service, sample: bytes) -> None:
+        """413 says that it is not the file's size, whether the body says its length or not."""
+        fields = {f"field{number}": "x" for number in range(30)}
+        assert problem(post(service.client(), sample, **fields), 413)["type"] == "urn:problem-type:too-many-parts"
+        assert problem(post(service.client(), sample, note="x" * 600_000), 413)["type"].endswith("too-many-parts")  # type: ignore[attr-defined]
+        _, body = encode_multipart(fields, boundary="b")
+        response = service.client().post(
+            "/api/documents",
+            input_stream=io.BytesIO(body),
+            content_type="multipart/form-data; boundary=b",
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+        assert "parts" in str(problem(response, 413)["detail"])
+
     def test_slightly_too_large(self, service: Service) -> None:
         """What the form around the file may take is not given to the file."""
         problem(post(service.client(), b"%PDF" + b"x" * 1_010_000), 413)
@@ -411,6 +425,24 @@ class TestAccess:
         problem(client.post(url, headers={"Origin": "https://evil.example"}), 403)
         assert client.get(f"/api/jobs/{job_id}").get_json()["status"] == "PENDING"
         assert client.post(url, headers={"Origin": "http://localhost"}).status_code == 202
+
+    @pytest.mark.parametrize("origin", ["http://[::1", "null", "::", "http://[", "https://evil.example"])
+    def test_an_origin_that_is_none(self, service: Service, origin: str) -> None:
+        """Refused in words, without credentials too; never a traceback."""
+        for key in (None, ALL):
+            client = service.client(key)
+            client.environ_base.pop("HTTP_AUTHORIZATION", None)
+            problem(client.post("/api/documents", headers={"Origin": origin}), 403)
+        assert service.client(None).post("/login", headers={"Origin": origin}).status_code == 403
+
+    @pytest.mark.parametrize("path", ["//api/jobs", "//evil.example//x", "/api//jobs?a=1", "/static//page.css"])
+    def test_no_redirect_leaves_the_site(self, service: Service, path: str) -> None:
+        """Whatever the request calls the host."""
+        answer = service.client().open(path, base_url="http://evil.example")
+        location = answer.headers.get("Location", "/")
+        assert location.startswith("/")
+        assert not location.startswith("//")
+        assert "evil.example" not in location.split("/")[:3]
 
     def test_secrets_are_not_logged(self, service: Service, caplog: pytest.LogCaptureFixture) -> None:
         """Neither keys nor tokens reach the log, whether they are let in or refused."""
