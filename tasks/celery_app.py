@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress
-from tasks import file_permissions, retention
+from tasks import file_permissions, request_ids, retention
 from tasks.limits import chunk_time_limits
 from tasks.settings import ServiceSettings
 
@@ -60,4 +60,5 @@ structlog.configure(
 
 progress = CeleryProgress(app)
 retention.connect(app, progress, settings.documents_url)
+request_ids.connect()
 file_permissions.connect(app, progress, settings)

@@ -60,6 +60,20 @@ class DocumentStore:
         if self._local:
             self._files.tighten(Path(self._root))
 
+    def probe(self) -> None:
+        """Whether something can be kept now.
+
+        :raises OSError: when it cannot.
+        """
+        if self._local:
+            self._files.make_folder(Path(self._root))
+            with tempfile.TemporaryFile(dir=self._root):
+                return
+        self._fs.invalidate_cache()
+        top = self._root.strip("/").split("/", 1)[0]
+        if not self._fs.exists(top):
+            raise FileNotFoundError(f"{top} is not there")
+
     def put_original(self, document_id: str, path: Path) -> None:
         """Keep a copy of the file at ``path`` as the document's original."""
         self._put_file(path, self._original(document_id))

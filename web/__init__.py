@@ -6,6 +6,7 @@ It never imports an OCR engine or a PDF library: documents go to ``tasks.pipelin
 from __future__ import annotations
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.sse.blueprint import progress_events
@@ -40,10 +41,13 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     store = DocumentStore(settings.documents_url, files_group=settings.files_group)
     file_permissions.tighten(store, progress)
     app.extensions["web_documents"] = store
+    if settings.web_proxies:
+        hops = settings.web_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0)  # type: ignore[method-assign]
+    logs.install(app)
     problems.install(app)
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
-    logs.install(app)
     secret = session_secret(settings, progress.database)
     auth.install(
         app,
@@ -70,6 +74,6 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     )
     for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
-    for blueprint in (health.blueprint, pages.blueprint):
-        app.register_blueprint(blueprint)
+    health.install(app, progress, store)
+    app.register_blueprint(pages.blueprint)
     return app

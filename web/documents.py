@@ -46,6 +46,14 @@ def submit() -> Response:
             job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=options)
         except InvalidOption as error:
             raise Problem(400, "bad-option", error.message, option=error.option) from None
+        except OSError as error:
+            log.error("document_not_kept", matter_id=matter_id, error=f"{type(error).__name__}: {error}")
+            raise Problem(
+                503,
+                "store-unreachable",
+                "The document cannot be kept now, so there is no job. Try again soon.",
+                headers={"Retry-After": "10"},
+            ) from None
         except Refused as refusal:
             log.info("document_refused", matter_id=matter_id, reason=refusal.reason)
             kind = _KINDS.get(refusal.http_status, "refused")

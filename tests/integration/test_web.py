@@ -463,7 +463,8 @@ class TestWatching:
         client = service.client(None)
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
-        assert (ready.status_code, ready.get_json()["checks"]) == (200, {"database": "ok", "redis": "ok"})
+        parts = dict.fromkeys(("database", "redis", "queue", "store"), "ok")
+        assert (ready.status_code, ready.get_json()["status"], ready.get_json()["checks"]) == (200, "ok", parts)
 
     def test_not_ready_says_why(self, tmp_path: Path) -> None:
         """503, with which part is missing; the process is alive all the same."""
@@ -472,11 +473,13 @@ class TestWatching:
             progress_database_url=f"sqlite:///{tmp_path}/empty.db", progress_redis_url="redis://127.0.0.1:1/0"
         )
         progress = CeleryProgress(celery)
-        client = create_app(progress, ServiceSettings(api_keys={ALL: ("*",)})).test_client()
+        client = create_app(
+            progress, ServiceSettings(api_keys={ALL: ("*",)}, documents_url=(tmp_path / "documents").as_uri())
+        ).test_client()
         ready = client.get("/readyz")
         assert (ready.status_code, ready.get_json()["checks"]) == (
             503,
-            {"database": "not migrated", "redis": "unreachable"},
+            {"database": "not migrated", "redis": "unreachable", "queue": "ok", "store": "ok"},
         )
         assert client.get("/healthz").status_code == 200
         response = client.get("/api/jobs", headers={"Authorization": f"Bearer {ALL}"})
