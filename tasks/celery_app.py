@@ -51,6 +51,7 @@ structlog.configure(
     processors=[
         structlog.stdlib.filter_by_level,
         structlog.contextvars.merge_contextvars,
+        request_ids.add_to_line,
         structlog.processors.format_exc_info,
         structlog.processors.KeyValueRenderer(key_order=["event"]),
     ],
@@ -59,6 +60,6 @@ structlog.configure(
 )
 
 progress = CeleryProgress(app)
-retention.connect(app, progress, settings.documents_url)
 request_ids.connect()
+retention.connect(app, progress, settings.documents_url)
 file_permissions.connect(app, progress, settings)

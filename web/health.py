@@ -31,6 +31,7 @@ blueprint = Blueprint("health", __name__)
 #: All questions together have so long; their own limits are longer, so that one that hangs is asked once. Seconds.
 ANSWER_SECONDS = 0.7
 _REDIS_TIMEOUT_SECONDS = 2.0
+_TIMEOUTS = (TimeoutError, redis.TimeoutError)
 _EXTENSION = "web_health"
 OK, LATE, UNREACHABLE, LOCKED, NOT_MIGRATED = "ok", "late", "unreachable", "locked", "not migrated"
 
@@ -137,8 +138,8 @@ def _verdict(answer: Callable[[float], Any], deadline: float, found: dict[str, A
         return LATE
     except DatabaseNotMigrated:
         return NOT_MIGRATED
-    except Exception:  # whatever the part's client raises
-        return UNREACHABLE
+    except Exception as error:  # whatever the part's client raises
+        return LATE if isinstance(error, _TIMEOUTS) or isinstance(error.__cause__, _TIMEOUTS) else UNREACHABLE
     return OK
 
 
@@ -156,7 +157,7 @@ def _ping(url: str | None) -> None:
 
 def _connect(progress: CeleryProgress) -> None:
     with progress.app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=_REDIS_TIMEOUT_SECONDS)
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=_REDIS_TIMEOUT_SECONDS)
 
 
 def _gauge(name: str, text: str, samples: dict[str, int]) -> list[str]:
