@@ -309,6 +309,54 @@ class TestJobs:
         assert "\nid:1\n" in text
 
 
+def opened(client: FlaskClient, path: str, address: str = "192.0.2.1") -> tuple[TestResponse, str]:
+    """A stream that is being read, and how it began."""
+    response = client.get(path, environ_overrides={"REMOTE_ADDR": address})
+    assert (response.status_code, response.mimetype) == (200, "text/event-stream")
+    return response, next(iter(response.response)).decode()  # type: ignore[arg-type, union-attr]
+
+
+class TestCaps:
+    SHED = "retry:10000"
+
+    @pytest.mark.parametrize("path", ["/api/jobs/{job}/events", "/api/matters/m1/events"])
+    def test_one_credential_does_not_take_every_place(self, service: Service, job_id: str, path: str) -> None:
+        """It is told to come again in ten seconds, in a way that EventSource understands; others find room, and so does
+        it when one of its streams has ended. Sessions of a key count for the key.
+        """
+        small = service.with_settings(max_streams_per_credential=2)
+        url = path.format(job=job_id)
+        held = [opened(small.client(ONE), url, f"192.0.2.{number}") for number in range(2)]
+        session = small.client(None)
+        session.post("/login", data={"key": ONE})
+        third, began = opened(session, url, "192.0.2.9")
+        assert self.SHED in began
+        assert third.get_data().replace(b" ", b"").count(b"data:") == 0
+        other, began = opened(small.client(ALL), url, "192.0.2.9")
+        assert self.SHED not in began
+        held[0][0].close()
+        again, began = opened(small.client(ONE), url)
+        assert self.SHED not in began
+        for each in (held[1][0], other, again, third):
+            each.close()
+        streams.close(small.app)
+
+    @pytest.mark.parametrize(
+        ("cap", "address"), [("max_streams_per_address", "192.0.2.1"), ("max_streams", "192.0.2.2")]
+    )
+    def test_one_address_does_not_take_every_place(self, service: Service, job_id: str, cap: str, address: str) -> None:
+        """Nor do all of them together take more than there is."""
+        small = service.with_settings(**{cap: 1})
+        url = f"/api/jobs/{job_id}/events"
+        first, began = opened(small.client(ONE), url)
+        assert self.SHED not in began
+        second, began = opened(small.client(ALL), url, address)
+        assert self.SHED in began
+        first.close()
+        second.close()
+        streams.close(small.app)
+
+
 class TestResults:
     def test_not_ready(self, service: Service, job_id: str) -> None:
         """409 with a sentence, while there is no result and when there will be none."""
