@@ -14,7 +14,7 @@ from tasks import celery_app, file_permissions
 from tasks.documents import DocumentStore
 from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
-from web import auth, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
+from web import auth, documents, headers, health, jobs, keys, logs, openapi, pages, problems, results, streams, uploads
 from web.credentials import Credentials
 from web.key_ring import KeyRing
 from web.one_time import OneTime
@@ -72,7 +72,7 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
             max_streams_per_credential=settings.max_streams_per_credential,
         ),
     )
-    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint):
+    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint, keys.blueprint, openapi.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     health.install(app, progress, store)
     app.register_blueprint(pages.blueprint)

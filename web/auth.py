@@ -33,6 +33,8 @@ _TOO_MANY = (
     {"Retry-After": str(RETRY_SECONDS)},
 )
 _SESSION = timedelta(days=7)
+#: Nothing in it depends on who reads it.
+_OPEN = frozenset({"/api/openapi.json"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -120,6 +122,11 @@ def current_grant() -> Grant | None:
             g.grant = None
     grant: Grant | None = g.grant
     return grant
+
+
+def key_ring() -> KeyRing:
+    """The keys of this application."""
+    return _door().keys
 
 
 def credential_id() -> str | None:
@@ -217,7 +224,7 @@ def _guard() -> None:
             sec_fetch_site=headers.get("Sec-Fetch-Site"), origin=headers.get("Origin"), host=request.host
         ):
             raise Problem(403, "other-origin", "This request came from another site and was refused.")
-    if request.path.startswith("/api/"):
+    if request.path.startswith("/api/") and request.path not in _OPEN:
         require_grant()
 
 
