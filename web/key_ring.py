@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 #: How old what was read may be, how old where a key is not in it, and how long a request waits for it to be
 #: read again. Seconds.
 FRESH_SECONDS = 2.0
-_FRESH_FOR_STRANGERS_SECONDS = 0.2
+STRANGERS_SECONDS = 0.1
 _WAIT_SECONDS = 0.5
 
 
@@ -52,8 +52,9 @@ class KeyRing:
             self._refresh()
             found = self._database.by_key(key)
         if found is None:
-            # It may have been made a moment ago.
-            self._refresh(_FRESH_FOR_STRANGERS_SECONDS)
+            # It may have been made a moment ago. Who is not known waits a little: so are reads, and guesses, few.
+            time.sleep(max(0.0, min(self._read_at + STRANGERS_SECONDS - time.monotonic(), STRANGERS_SECONDS)))
+            self._refresh(STRANGERS_SECONDS)
             found = self._database.by_key(key)
         return found
 

@@ -95,6 +95,24 @@ def test_a_role_says_what_may_be_done(hosts: Hosts, role: Role, answers: tuple[i
     assert tuple(each.status_code for each in got) == answers
 
 
+def test_an_admin_manages_the_keys_of_its_matters(hosts: Hosts) -> None:
+    """Over HTTP, on any host; neither those of others nor more than it has itself. Nobody else does."""
+    admin, other = (hosts.table.add(matters=(matter,), role=Role.ADMIN) for matter in ("m1", "m2"))
+    client = hosts.client(0, admin.key)
+    made = client.post("/api/keys", json={"matters": ["m1"], "role": "read", "days": 1})
+    assert made.status_code == 201
+    assert hosts.client(1, made.get_json()["key"]).get("/api/jobs?matter_id=m1").status_code == 200
+    assert {key["id"] for key in client.get("/api/keys").get_json()} == {admin.record.id, made.get_json()["id"]}
+    for matters in (["m2"], ["m1", "m2"], ["*"]):
+        assert client.post("/api/keys", json={"matters": matters}).status_code == 403
+    assert client.delete(f"/api/keys/{other.record.id}").status_code == 404
+    assert client.delete(f"/api/keys/{made.get_json()['id']}").status_code == 204
+    assert hosts.client(0, made.get_json()["key"]).get("/api/jobs?matter_id=m1").status_code == 401
+    submitter = hosts.client(0, hosts.table.add(matters=("*",), role=Role.SUBMIT).key)
+    answers = submitter.get("/api/keys"), submitter.post("/api/keys", json={"matters": ["m1"]})
+    assert [answer.status_code for answer in answers] == [403, 403]
+
+
 def test_no_key_is_kept(hosts: Hosts) -> None:
     """Only its digest: who reads the database cannot sign in."""
     added = hosts.table.add(matters=("m1",), role=Role.READ)
