@@ -27,7 +27,7 @@ import httpx
 
 from tasks.sample import make_sample
 
-KEY = "bench"
+KEY = "bench-key"
 
 
 def events(client: httpx.Client, url: str) -> Iterator[tuple[float, dict[str, Any]]]:

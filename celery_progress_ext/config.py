@@ -11,6 +11,8 @@ from celery_progress_ext.exceptions import InvalidSetting
 
 #: What a setting that is true or false may say, in the environment too.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+#: The beat task: its name, and that of its entry in the schedule.
+TICK = "celery_progress_ext.tick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class Settings:
     gc_freeze: bool = True
     #: A queue of their own for bodies, while a worker listens to it; None: they go where the routes say.
     body_queue: str | None = None
+    #: A group of this machine that shares the files which are made here (an SQLite database); None: their owner alone.
+    files_group: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):

@@ -9,6 +9,7 @@ from typing import Any
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.config import Settings
+from celery_progress_ext.private_files import PrivateFiles
 from celery_progress_ext.storage import Database, Snapshots
 
 
@@ -28,7 +29,11 @@ class ProcessContext:
     @cached_property
     def database(self) -> Database:
         """Where the rows are."""
-        return Database(self.settings.database_url, hold_seconds=self.settings.lease_seconds / 2)
+        return Database(
+            self.settings.database_url,
+            hold_seconds=self.settings.lease_seconds / 2,
+            files=PrivateFiles.shared_with(self.settings.files_group),
+        )
 
     @cached_property
     def broadcaster(self) -> Broadcaster:

@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from celery import Celery, Task, signals
 
 from celery_progress_ext import canvas, context
 from celery_progress_ext.broadcast import Broadcaster
-from celery_progress_ext.config import Settings
+from celery_progress_ext.config import TICK, Settings
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import NotConfigured
 from celery_progress_ext.jobs import JobSnapshot
@@ -23,6 +24,7 @@ from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
+from celery_progress_ext.recovery.tick_trace import TickTrace
 from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
@@ -36,7 +38,6 @@ from celery_progress_ext.worker.reporting import Reporter
 
 logger = get_logger(__name__)
 
-TICK = "celery_progress_ext.tick"
 _ATTRIBUTE = "celery_progress"
 
 
@@ -153,7 +154,19 @@ class CeleryProgress:
     @cached_property
     def beat_tick(self) -> BeatTick:
         """Runs the reconciler where beat runs."""
-        return BeatTick(lambda: self.reconciler.tick())
+        # It ticks by itself later than beat would have woken it.
+        return BeatTick(self.tick, lambda: 2 * self.settings.tick_seconds)
+
+    def tick(self) -> dict[str, int]:
+        """What beat's task does: heal what was lost, and send a sign of life of every running job."""
+        done = self.reconciler.tick()
+        with suppress(Exception):  # of Redis, which is away; the next tick leaves one
+            self._trace.leave()
+        return done
+
+    @cached_property
+    def _trace(self) -> TickTrace:
+        return TickTrace(self.broadcaster, self.settings.tick_seconds)
 
     @cached_property
     def _operations(self) -> Operations:
@@ -286,8 +299,8 @@ class CeleryProgress:
 
 
 def _tick(self: Task) -> dict[str, int]:
-    """Beat's task: heal what was lost, and send a sign of life of every running job."""
-    return CeleryProgress.of(self.app).reconciler.tick()
+    """Beat's task."""
+    return CeleryProgress.of(self.app).tick()
 
 
 def _extension_of(app: Celery) -> CeleryProgress | None:
@@ -355,6 +368,19 @@ def _on_worker_ready(sender: Any = None, **_: Any) -> None:
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.ask")
     signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.stop")
+    timer = threading.Timer(found._trace.seconds, _warn_where_nothing_ticks, (found,))
+    timer.daemon = True
+    timer.start()
+
+
+def _warn_where_nothing_ticks(found: CeleryProgress) -> None:
+    with suppress(Exception):  # of Redis: whether there was a tick is not known then
+        if found._trace.missing():
+            logger.warning(
+                "no_beat",
+                seconds=found._trace.seconds,
+                advice="nothing that is lost is healed, and no job shows signs of life: run `celery -A APP beat`",
+            )
 
 
 def _revoke_what_was_called_off(found: CeleryProgress) -> None:

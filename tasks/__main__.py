@@ -1,4 +1,7 @@
-"""The command line: ``python -m tasks up | ocr | submit | sample``. What each does is imported when it is asked for."""
+"""The command line: ``python -m tasks up | ocr | submit | keys | migrate | sample``.
+
+What each does is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -63,10 +66,41 @@ def _sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _migrate(_arguments: argparse.Namespace) -> int:
+    from tasks.cli.migrate import migrate
+
+    return migrate()
+
+
+def _add_key(arguments: argparse.Namespace) -> int:
+    from tasks.cli import keys
+
+    return keys.add(
+        matters=arguments.matter,
+        role=arguments.role,
+        label=arguments.label,
+        days=arguments.days,
+        data_dir=arguments.data_dir,
+        as_json=arguments.json,
+    )
+
+
+def _list_keys(arguments: argparse.Namespace) -> int:
+    from tasks.cli import keys
+
+    return keys.list_keys(data_dir=arguments.data_dir, as_json=arguments.json)
+
+
+def _revoke_key(arguments: argparse.Namespace) -> int:
+    from tasks.cli import keys
+
+    return keys.revoke(arguments.id, data_dir=arguments.data_dir, as_json=arguments.json)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks", description="Document OCR: scans in, searchable PDFs out.")
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(required=True, metavar="up | ocr | submit | sample")
+    commands = parser.add_subparsers(required=True, metavar="up | ocr | submit | keys | migrate | sample")
 
     up = commands.add_parser("up", help="run the whole service on this machine until Ctrl-C")
     up.set_defaults(command=_up)
@@ -95,11 +129,38 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--out", type=Path, metavar="OUT.pdf", help="follow it, and write the searchable PDF")
     submit.add_argument("--text", type=Path, metavar="OUT.txt", help="follow it, and write the plain text")
 
+    _add_keys(commands.add_parser("keys", help="who may come in: keys in the database of the service"))
+
+    migrate = commands.add_parser("migrate", help="make or upgrade the tables, those of the library too")
+    migrate.set_defaults(command=_migrate)
+
     sample = commands.add_parser("sample", help="write a sample scan")
     sample.set_defaults(command=_sample)
     sample.add_argument("out", type=Path, metavar="OUT.pdf")
     sample.add_argument("--pages", type=_positive, default=24)
     return parser
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    commands = keys.add_subparsers(required=True, metavar="add | list | revoke")
+
+    add = commands.add_parser("add", help="make a key, and print it this once")
+    add.set_defaults(command=_add_key)
+    add.add_argument("--matter", action="append", required=True, help='which it opens; may be repeated; "*" for all')
+    add.add_argument("--role", choices=("read", "submit", "admin"), default="submit", help="each includes the former")
+    add.add_argument("--label", default="", metavar="TEXT", help="whom it is for")
+    add.add_argument("--days", type=_days, metavar="N", help="it ends by itself after so many days")
+
+    listing = commands.add_parser("list", help="the keys that open something now")
+    listing.set_defaults(command=_list_keys)
+
+    revoke = commands.add_parser("revoke", help="let a key open nothing any more")
+    revoke.set_defaults(command=_revoke_key)
+    revoke.add_argument("id")
+
+    for command in (add, listing, revoke):
+        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("--data-dir", type=Path, default=Path("var"), help="of `up`; PROGRESS_DATABASE_URL wins")
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -136,6 +197,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _days(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 36_500:
+        raise argparse.ArgumentTypeError("must be above 0, and at most 36500")
     return number
 
 

@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 
 from celery_progress_ext import CeleryProgress
-from tasks import lanes, retention
+from tasks import file_permissions, lanes, request_ids, retention
 from tasks.limits import chunk_time_limits
 from tasks.settings import ServiceSettings
 
@@ -55,6 +55,7 @@ structlog.configure(
     processors=[
         structlog.stdlib.filter_by_level,
         structlog.contextvars.merge_contextvars,
+        request_ids.add_to_line,
         structlog.processors.format_exc_info,
         structlog.processors.KeyValueRenderer(key_order=["event"]),
     ],
@@ -63,4 +64,6 @@ structlog.configure(
 )
 
 progress = CeleryProgress(app)
+request_ids.connect()
 retention.connect(app, progress, settings.documents_url)
+file_permissions.connect(app, progress, settings)

@@ -8,7 +8,8 @@
     jobs/{job_id}/result.{suffix}
 
 A name appears with its whole content or not at all: local files are renamed into place, and on an object store a
-put does the same. Local paths never leave this machine: what crosses the broker are ids and references.
+put does the same. Local paths never leave this machine: what crosses the broker are ids and references. Local files are
+for their owner alone, or for one group as well, whatever the umask is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from celery_progress_ext.private_files import PrivateFiles
 from tasks.page_results import PageResult
 
 #: The files of a result, in the order they are published: who sees the PDF can count on the others.
@@ -40,15 +42,37 @@ _REFERENCE = re.compile(rf"jobs/{_ID.pattern}/chunks/\d+-\d+\.json\.gz")
 class DocumentStore:
     """Keeps the files of documents and jobs under one URL.
 
+    :param files_group: a group that shares local files; else only their owner reads them.
+    :raises InvalidSetting: where this machine has no such group.
     :raises ValueError: from every method, for an id, suffix or reference that is not one of ours.
     :raises FileNotFoundError: from every reader, for what is not there.
     :raises OSError: for a store that cannot be reached; trying again may help.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, files_group: str | None = None) -> None:
+        self._files = PrivateFiles.shared_with(files_group)
         self._fs, root = fsspec.url_to_fs(url)
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+
+    def tighten(self) -> None:
+        """Take from local files that are there already what others may do."""
+        if self._local:
+            self._files.tighten(Path(self._root))
+
+    def probe(self) -> None:
+        """Whether something can be kept now.
+
+        :raises OSError: when it cannot.
+        """
+        if self._local:
+            self._files.make_folder(Path(self._root))
+            with tempfile.TemporaryFile(dir=self._root):
+                return
+        self._fs.invalidate_cache()
+        top = self._root.strip("/").split("/", 1)[0]
+        if not self._fs.exists(top):
+            raise FileNotFoundError(f"{top} is not there")
 
     def put_original(self, document_id: str, path: Path) -> None:
         """Keep a copy of the file at ``path`` as the document's original."""
@@ -129,14 +153,14 @@ class DocumentStore:
         if not self._local:
             self._fs.put_file(str(source), target)
             return
-        with _in_place(target) as draft:
+        with self._in_place(target) as draft:
             shutil.copyfile(source, draft)
 
     def _put_bytes(self, content: bytes, target: str) -> None:
         if not self._local:
             self._fs.pipe_file(target, content)
             return
-        with _in_place(target) as draft:
+        with self._in_place(target) as draft:
             draft.write_bytes(content)
 
     def _rename(self, source: str, target: str) -> None:
@@ -149,22 +173,22 @@ class DocumentStore:
         with suppress(FileNotFoundError):
             self._fs.rm(folder, recursive=True)
 
+    @contextmanager
+    def _in_place(self, target: str) -> Iterator[Path]:
+        """A path to write to, that becomes ``target`` when all is written and goes away otherwise."""
+        path = Path(target)
+        self._files.make_folder(path.parent)
+        draft = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            self._files.make_file(draft)
+            yield draft
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
 
 def _checked(identifier: str) -> str:
     """The id, if it can be a name in a path and nothing more."""
     if not _ID.fullmatch(identifier):
         raise ValueError(f"not an id: {identifier!r}")
     return identifier
-
-
-@contextmanager
-def _in_place(target: str) -> Iterator[Path]:
-    """A path to write to, that becomes ``target`` when all is written and goes away otherwise."""
-    path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

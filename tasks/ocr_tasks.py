@@ -35,7 +35,7 @@ _RETRIES: dict[str, Any] = {
 
 @cache
 def _store() -> DocumentStore:
-    return DocumentStore(settings.documents_url)
+    return DocumentStore(settings.documents_url, files_group=settings.files_group)
 
 
 @lru_cache(maxsize=2)

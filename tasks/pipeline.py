@@ -55,7 +55,7 @@ def submit(
     options = options or OcrOptions.default(settings)
     options.check()
     document_id = document_id or f"doc_{uuid4().hex}"
-    store = DocumentStore(settings.documents_url)
+    store = DocumentStore(settings.documents_url, files_group=settings.files_group)
     if store.has_original(document_id):
         raise ValueError(f"there is a document {document_id!r} already")
     with tempfile.TemporaryDirectory() as scratch:

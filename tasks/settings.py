@@ -11,9 +11,21 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from celery_progress_ext.exceptions import InvalidSetting
+from tasks.keys import MIN_SECRET_LENGTH, check_matters, check_strength
 
 #: What happens to a page that already carries text. What each mode does is told in ``tasks.pdf.render``.
 MODES = ("skip", "redo", "force")
+
+_ABOVE_ZERO = (
+    "max_streams",
+    "max_streams_per_address",
+    "max_streams_per_credential",
+    "max_upload_mb",
+    "ocr_dpi",
+    "ocr_chunk_pages",
+    "ocr_queues",
+    "ocr_page_timeout",
+)
 
 N = TypeVar("N", int, float)
 
@@ -36,6 +48,15 @@ class ServiceSettings:
     api_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     start_token: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
+    #: What the web process listens on, and how many proxies before it add to ``X-Forwarded-For``.
+    host: str = "127.0.0.1"
+    web_proxies: int = 0
+    #: A group of this machine that shares the documents; None: their owner alone reads them.
+    files_group: str | None = None
+    #: Event streams of one web process at once, and of these for one address and one credential.
+    max_streams: int = 5000
+    max_streams_per_address: int = 2500
+    max_streams_per_credential: int = 2500
     max_upload_mb: int = 500
     ocr_engine: str = "tesseract"
     ocr_language: str = "eng"
@@ -48,9 +69,18 @@ class ServiceSettings:
     ocr_page_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_mb", "ocr_dpi", "ocr_chunk_pages", "ocr_queues", "ocr_page_timeout"):
+        for name in _ABOVE_ZERO:
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{name.upper()} must be greater than 0, not {getattr(self, name)!r}")
+        if self.web_proxies < 0:
+            raise InvalidSetting(f"WEB_PROXIES must not be below 0, not {self.web_proxies!r}")
+        for key, matters in self.api_keys.items():
+            check_strength(key, setting="A key in PROGRESS_API_KEYS")
+            check_matters(matters, setting="PROGRESS_API_KEYS")
+        if self.start_token is not None:
+            check_strength(self.start_token, setting="PROGRESS_START_TOKEN")
+        if self.secret_key is not None:
+            check_strength(self.secret_key, setting="PROGRESS_SECRET_KEY", least=MIN_SECRET_LENGTH)
         if self.ocr_mode not in MODES:
             raise InvalidSetting(f"OCR_MODE must be one of {', '.join(MODES)}, not {self.ocr_mode!r}")
 
@@ -68,6 +98,12 @@ class ServiceSettings:
             api_keys=_api_keys(given.get("PROGRESS_API_KEYS", "{}")),
             start_token=given.get("PROGRESS_START_TOKEN"),
             secret_key=given.get("PROGRESS_SECRET_KEY"),
+            host=given.get("HOST", cls.host),
+            web_proxies=_number(given, "WEB_PROXIES", cls.web_proxies),
+            files_group=given.get("PROGRESS_FILES_GROUP"),
+            max_streams=_number(given, "MAX_STREAMS", cls.max_streams),
+            max_streams_per_address=_number(given, "MAX_STREAMS_PER_ADDRESS", cls.max_streams_per_address),
+            max_streams_per_credential=_number(given, "MAX_STREAMS_PER_CREDENTIAL", cls.max_streams_per_credential),
             max_upload_mb=_number(given, "MAX_UPLOAD_MB", cls.max_upload_mb),
             ocr_engine=given.get("OCR_ENGINE", cls.ocr_engine),
             ocr_language=given.get("OCR_LANGUAGE", cls.ocr_language),

@@ -6,15 +6,20 @@ It never imports an OCR engine or a PDF library: documents go to ``tasks.pipelin
 from __future__ import annotations
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from celery_progress_ext import CeleryProgress
 from celery_progress_ext.sse.blueprint import progress_events
-from tasks import celery_app
+from tasks import celery_app, file_permissions
 from tasks.documents import DocumentStore
+from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
-from web import auth, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
-from web.credentials import Credentials, session_secret
+from web import auth, documents, headers, health, jobs, keys, logs, openapi, pages, problems, results, streams, uploads
+from web.credentials import Credentials
+from web.key_ring import KeyRing
 from web.one_time import OneTime
+from web.session_secret import session_secret
+from web.throttle import SignInThrottle
 
 __all__ = ["create_app"]
 
@@ -33,22 +38,42 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     app = Flask(__name__)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # in the order of the wire contract
     app.extensions["web_progress"] = progress
-    app.extensions["web_documents"] = DocumentStore(settings.documents_url)
+    store = DocumentStore(settings.documents_url, files_group=settings.files_group)
+    file_permissions.tighten(store, progress)
+    app.extensions["web_documents"] = store
+    if settings.web_proxies:
+        hops = settings.web_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0)  # type: ignore[method-assign]
+    logs.install(app)
     problems.install(app)
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
-    logs.install(app)
+    secret = session_secret(settings, progress.database)
     auth.install(
         app,
         auth.Door(
-            credentials=Credentials.from_keys(settings.api_keys, start_token=settings.start_token),
+            keys=KeyRing(
+                Credentials.from_keys(settings.api_keys, secret=secret, start_token=settings.start_token),
+                KeyTable(progress.database),
+            ),
             start_tokens=OneTime(progress.settings.redis_url),
+            throttle=SignInThrottle(progress.settings.redis_url),
         ),
-        secret_key=settings.secret_key or session_secret(settings.api_keys, settings.start_token),
+        secret_key=secret,
     )
-    streams.install(app, progress_events(progress, auth.authorize))
-    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint):
+    streams.install(
+        app,
+        progress_events(
+            progress,
+            auth.authorize,
+            credential=auth.credential_id,
+            max_streams=settings.max_streams,
+            max_streams_per_address=settings.max_streams_per_address,
+            max_streams_per_credential=settings.max_streams_per_credential,
+        ),
+    )
+    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint, keys.blueprint, openapi.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
-    for blueprint in (health.blueprint, pages.blueprint):
-        app.register_blueprint(blueprint)
+    health.install(app, progress, store)
+    app.register_blueprint(pages.blueprint)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,18 +11,30 @@ from flask import Blueprint, Flask, Response, current_app, g, redirect, render_t
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.wrappers import Response as BaseResponse
 
-from web.credentials import START, Credentials, Grant, bearer_key, same_origin, valid_matter_id
+from tasks.keys import Role
+from web.credentials import START, Grant, bearer_key, same_origin, valid_matter_id
+from web.key_ring import KeyRing
 from web.one_time import OneTime
 from web.problems import Problem
+from web.throttle import RETRY_SECONDS, SignInThrottle
 
 log = structlog.get_logger(__name__)
 blueprint = Blueprint("auth", __name__)
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="progress"'}
 _NOT_CONFIGURED = (
-    "No credentials are configured, so every request is refused. Set PROGRESS_API_KEYS to a JSON object such as "
-    '{"a-long-random-key": ["*"]} and restart, or start the service with `python -m tasks up`.'
+    "No credentials are configured, so every request is refused. Make a key with `python -m tasks keys add`, set "
+    'PROGRESS_API_KEYS to a JSON object such as {"a-long-random-key": ["*"]} and restart, or start the service with '
+    "`python -m tasks up`."
 )
+_UNREADABLE = "The database does not answer, so no key can be looked up. Try again soon."
+_TOO_MANY = (
+    "Too many sign-ins from your address failed. Try again in a minute.",
+    {"Retry-After": str(RETRY_SECONDS)},
+)
+_SESSION = timedelta(days=7)
+#: Nothing in it depends on who reads it.
+_OPEN = frozenset({"/api/openapi.json"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -29,8 +42,9 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Door:
     """What the guards of one app need."""
 
-    credentials: Credentials
+    keys: KeyRing
     start_tokens: OneTime
+    throttle: SignInThrottle
 
 
 class _SessionCookie(SecureCookieSessionInterface):
@@ -40,11 +54,11 @@ class _SessionCookie(SecureCookieSessionInterface):
         return request.is_secure
 
     def get_cookie_name(self, app: Flask) -> str:
-        _, _, port = request.host.partition(":")
+        _, _, port = request.host.rpartition(":")
         return f"progress_session_{port}" if port.isdigit() else "progress_session"
 
 
-def install(app: Flask, door: Door, *, secret_key: str | None) -> None:
+def install(app: Flask, door: Door, *, secret_key: str) -> None:
     """Guard every route of ``app`` under /api, and add /login and /logout."""
     app.extensions["web_door"] = door
     app.secret_key = secret_key
@@ -54,19 +68,20 @@ def install(app: Flask, door: Door, *, secret_key: str | None) -> None:
         # Not Strict: a link to the page in a mail must find the person signed in. Requests that change
         # something are checked for their origin besides.
         SESSION_COOKIE_SAMESITE="Lax",
-        PERMANENT_SESSION_LIFETIME=timedelta(days=7),
+        PERMANENT_SESSION_LIFETIME=_SESSION,
         SESSION_REFRESH_EACH_REQUEST=False,
     )
     app.before_request(_guard)
     app.register_blueprint(blueprint)
 
 
-def authorize(matter_id: str) -> None:
-    """Let the request through when its credential opens ``matter_id``.
+def authorize(matter_id: str, role: Role = Role.READ) -> None:
+    """Let the request through when its credential opens ``matter_id``, and has this role there.
 
-    :raises Problem: 400 for what cannot be a matter, 401 without a credential, 403 for somebody else's matter.
+    :raises Problem: 400 for what cannot be a matter, 401 without a credential, 403 for somebody else's matter, or where
+        the role is too small.
     """
-    grant = require_grant()
+    grant = require_grant(role)
     if not valid_matter_id(matter_id):
         raise Problem(
             400,
@@ -78,27 +93,64 @@ def authorize(matter_id: str) -> None:
         raise Problem(403, "other-matter", "Your credential does not open this matter.")
 
 
-def require_grant() -> Grant:
+def require_grant(role: Role = Role.READ) -> Grant:
     """The grant of this request.
 
-    :raises Problem: 401 when it has none.
+    :raises Problem: 401 when it has none, 403 when its role is smaller than this, 429 when too many keys from its
+        address were wrong, 503 when it is not known yet which keys there are.
     """
     grant = current_grant()
     if grant is None:
+        if not _door().keys.known and _offers_a_credential():
+            raise Problem(503, "keys-unreadable", _UNREADABLE)
         raise Problem(401, "no-credential", _why_not(), headers=_CHALLENGE)
+    if not grant.role.includes(role):
+        log.info("access_refused", grant=grant.name, path=request.path, role=grant.role.value)
+        raise Problem(403, "role", f"Your key has the role {grant.role.value}, and this needs the role {role.value}.")
     return grant
 
 
 def current_grant() -> Grant | None:
     """The grant of this request's key or session, or None. A key that is not known is not made good by a session."""
     if "grant" not in g:
-        credentials = _door().credentials
         if "Authorization" in request.headers:
             key = bearer_key(request.headers["Authorization"])
-            g.grant = credentials.by_key(key) if key else None
+            g.grant = _try_key(key) if key else None
+        elif "grant" in session:
+            g.grant = _door().keys.by_session(str(session["grant"]), str(session.get("id", "")))
         else:
-            g.grant = credentials.by_id(session.get("grant", "")) if current_app.secret_key else None
+            g.grant = None
     grant: Grant | None = g.grant
+    return grant
+
+
+def key_ring() -> KeyRing:
+    """The keys of this application."""
+    return _door().keys
+
+
+def credential_id() -> str | None:
+    """The id of this request's credential, for counting; None without one."""
+    grant = current_grant()
+    return None if grant is None else grant.id
+
+
+def _try_key(key: str) -> Grant | None:
+    """The grant of a key, or None; wrong ones are counted by address and logged.
+
+    :raises Problem: 429 when the address has tried too many.
+    """
+    door, address = _door(), request.remote_addr or "unknown"
+    if door.throttle.refuses(address, key):
+        log.warning("sign_in_throttled", address=address)
+        sentence, headers = _TOO_MANY
+        raise Problem(429, "too-many-sign-ins", sentence, headers=headers)
+    grant = door.keys.by_key(key)
+    if grant is not None:
+        door.throttle.succeeded(address, key)
+    elif door.keys.known:
+        door.throttle.failed(address)
+        log.warning("sign_in_refused", address=address)
     return grant
 
 
@@ -107,24 +159,32 @@ def let_in(grant: Grant) -> None:
     session.clear()
     session.permanent = True
     session["grant"] = grant.id
+    # Known here alone: with it the session can be ended before its cookie is.
+    session["id"] = secrets.token_hex(16)
     g.grant = grant
-    log.info("signed_in", grant=grant.name)
+    log.info("signed_in", grant=grant.name, address=request.remote_addr)
 
 
 def use_start_token(token: str) -> bool:
     """Exchange the start-up URL's token for a session; False when it is wrong or was used before."""
     door = _door()
-    known = door.credentials.start_token_digest
-    if known is None or not door.credentials.is_start_token(token) or not door.start_tokens.take(known):
-        log.warning("start_token_refused")
+    address = request.remote_addr or "unknown"
+    credentials = door.keys.environment
+    known = credentials.start_token_digest
+    if door.throttle.refuses(address, token):
+        log.warning("sign_in_throttled", address=address)
         return False
-    let_in(door.credentials.grants[START])
+    if known is None or not credentials.is_start_token(token) or not door.start_tokens.take(known):
+        door.throttle.failed(address)
+        log.warning("start_token_refused", address=address)
+        return False
+    let_in(credentials.grants[START])
     return True
 
 
 def login_page(message: str | None = None, *, status: int = 401) -> Response:
     """The form that takes a key."""
-    configured = _door().credentials.configured
+    configured = _door().keys.configured
     page = render_template("login.html", message=message, configured=configured, why=_NOT_CONFIGURED)
     return Response(page, status=status, mimetype="text/html", headers=_CHALLENGE if status == 401 else None)
 
@@ -132,9 +192,15 @@ def login_page(message: str | None = None, *, status: int = 401) -> Response:
 @blueprint.post("/login")
 def login() -> BaseResponse:
     """Exchange a key for a session cookie."""
-    grant = _door().credentials.by_key(request.form.get("key", "").strip())
+    try:
+        grant = _try_key(request.form.get("key", "").strip())
+    except Problem as problem:
+        page = login_page(str(problem.description), status=problem.code or 429)
+        page.headers.extend(problem.extra_headers)
+        return page
+    if grant is None and not _door().keys.known:
+        return login_page(_UNREADABLE, status=503)
     if grant is None:
-        log.warning("sign_in_refused")
         return login_page("This key is not known here. Look for typing errors.")
     let_in(grant)
     return redirect(url_for("pages.index"), code=303)
@@ -142,7 +208,10 @@ def login() -> BaseResponse:
 
 @blueprint.post("/logout")
 def logout() -> BaseResponse:
-    """Forget the session."""
+    """End the session: its cookie opens nothing any more, wherever a copy of it is."""
+    if session.get("id"):
+        _door().keys.end_session(str(session["id"]), seconds=_SESSION.total_seconds())
+        log.info("signed_out", address=request.remote_addr)
     session.clear()
     return redirect(url_for("pages.index"), code=303)
 
@@ -155,7 +224,7 @@ def _guard() -> None:
             sec_fetch_site=headers.get("Sec-Fetch-Site"), origin=headers.get("Origin"), host=request.host
         ):
             raise Problem(403, "other-origin", "This request came from another site and was refused.")
-    if request.path.startswith("/api/"):
+    if request.path.startswith("/api/") and request.path not in _OPEN:
         require_grant()
 
 
@@ -164,8 +233,12 @@ def _door() -> Door:
     return door
 
 
+def _offers_a_credential() -> bool:
+    return "Authorization" in request.headers or "grant" in session
+
+
 def _why_not() -> str:
-    if not _door().credentials.configured:
+    if not _door().keys.configured:
         return _NOT_CONFIGURED
     if "Authorization" in request.headers:
         return "The key in the Authorization header is not known here."

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from tasks import pipeline
+from tasks.keys import Role
 from tasks.options import InvalidOption
 from tasks.pdf.preflight import Refused
 from web import uploads
@@ -25,17 +26,17 @@ def submit() -> Response:
 
     The fields of ``tasks.options.OPTIONS`` say how it is read.
     """
-    require_grant()
+    require_grant(Role.SUBMIT)
     max_bytes = current_app.config["MAX_UPLOAD_BYTES"]
     try:
         matter_id, upload = request.form.get("matter_id", ""), request.files.get("file")
     except RequestEntityTooLarge:
-        raise uploads.too_large(max_bytes) from None
+        raise uploads.refusal(request, max_bytes) from None
     except ClientDisconnected:
         raise Problem(400, "bad-form", "The upload ended too early.") from None
     if not matter_id:
         raise Problem(400, "bad-form", "The form has no field `matter_id`: the matter that the document belongs to.")
-    authorize(matter_id)
+    authorize(matter_id, Role.SUBMIT)
     if upload is None or not upload.filename:
         raise Problem(400, "bad-form", "The form has no field `file` with a PDF file in it.")
     filename = uploads.display_name(upload.filename)
@@ -45,6 +46,14 @@ def submit() -> Response:
             job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=options)
         except InvalidOption as error:
             raise Problem(400, "bad-option", error.message, option=error.option) from None
+        except OSError as error:
+            log.error("document_not_kept", matter_id=matter_id, error=f"{type(error).__name__}: {error}")
+            raise Problem(
+                503,
+                "store-unreachable",
+                "The document cannot be kept now, so there is no job. Try again soon.",
+                headers={"Retry-After": "10"},
+            ) from None
         except Refused as refusal:
             log.info("document_refused", matter_id=matter_id, reason=refusal.reason)
             kind = _KINDS.get(refusal.http_status, "refused")

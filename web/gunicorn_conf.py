@@ -13,9 +13,9 @@ wsgi_app = "web:create_app()"
 bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '8000'}"
 worker_class = "gevent"
 workers = int(os.environ.get("WEB_CONCURRENCY") or "1")
-# Above the cap of streams (sse.blueprint.MAX_STREAMS): a worker without a free connection does not even
-# answer /healthz.
+# Of requests; streams leave theirs. A worker without a free one does not even answer /healthz.
 worker_connections = 2500
+_max_streams = int(os.environ.get("MAX_STREAMS") or "5000")
 keepalive = 5
 graceful_timeout = 5
 # A worker that does not turn its loop for so long is replaced. Copying a large upload must fit into it.
@@ -30,7 +30,7 @@ control_socket_disable = True
 def post_fork(server: Any, worker: Any) -> None:
     """Each stream is a file descriptor; the usual soft limit of 1024 is below our cap of streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * worker_connections
+    wanted = _max_streams + 2 * worker_connections
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft < wanted:

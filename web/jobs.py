@@ -6,6 +6,7 @@ import structlog
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from celery_progress_ext import CeleryProgress, JobSnapshot
+from tasks.keys import Role
 from web.auth import authorize, require_grant
 from web.problems import Problem
 
@@ -22,15 +23,15 @@ def progress() -> CeleryProgress:
     return found
 
 
-def readable_job(job_id: str) -> JobSnapshot:
-    """The snapshot of a job that the request may read.
+def readable_job(job_id: str, role: Role = Role.READ) -> JobSnapshot:
+    """The snapshot of a job whose matter the request's credential opens, with this role.
 
     :raises JobNotFound: when there is none.
     :raises Problem: 401 or 403.
     """
-    require_grant()
+    require_grant(role)
     snapshot = progress().jobs.snapshot(job_id)
-    authorize(snapshot.matter_id)
+    authorize(snapshot.matter_id, role)
     return snapshot
 
 
@@ -75,7 +76,7 @@ def history(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> tuple[Response, int]:
     """Run what did not finish again: 202 with the snapshot, 409 where there is nothing to retry."""
-    readable_job(job_id)
+    readable_job(job_id, Role.SUBMIT)
     snapshot = progress().retry_failed(job_id)
     log.info("job_retried", job_id=job_id)
     return jsonify(snapshot.to_dict()), 202
@@ -84,7 +85,7 @@ def retry(job_id: str) -> tuple[Response, int]:
 @blueprint.post("/jobs/<job_id>/cancel")
 def cancel(job_id: str) -> tuple[Response, int]:
     """Stop a job and keep what is finished: 202 with the snapshot, 409 where it has ended."""
-    readable_job(job_id)
+    readable_job(job_id, Role.SUBMIT)
     snapshot = progress().cancel(job_id)
     log.info("job_cancelled", job_id=job_id)
     return jsonify(snapshot.to_dict()), 202

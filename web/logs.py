@@ -1,4 +1,7 @@
-"""Structured logging: one line per request worth one. Neither query strings nor headers: both may carry secrets."""
+"""Structured logging: one line for each request. Neither query strings nor headers: both may carry secrets.
+
+Every line that a request causes, here or in a worker, has its ``request_id``: the proxy's, where it sends one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import time
 
 import structlog
 from flask import Flask, Response, g, request
+
+from tasks import request_ids
 
 log = structlog.get_logger(__name__)
 
@@ -26,24 +31,29 @@ def configure() -> None:
 
 
 def install(app: Flask) -> None:
-    """Log the requests of ``app``: those that change something, and those that are refused or fail."""
+    """Log the requests of ``app``, but for those of static files and of who watches it, where all is well."""
     app.before_request(_start)
     app.after_request(_finish)
 
 
 def _start() -> None:
     g.started = time.monotonic()
+    g.request_id = request_ids.accepted(request.headers.get(request_ids.HTTP_HEADER))
+    structlog.contextvars.bind_contextvars(**{request_ids.NAME: g.request_id})
 
 
 def _finish(response: Response) -> Response:
+    response.headers[request_ids.HTTP_HEADER] = g.request_id
     refused = response.status_code >= 400
-    if request.path.startswith(_QUIET) or (request.method in ("GET", "HEAD") and not refused):
-        return response
-    log.info(
-        "request",
-        method=request.method,
-        path=request.path,
-        status=response.status_code,
-        ms=round((time.monotonic() - g.get("started", time.monotonic())) * 1000),
-    )
+    if refused or not request.path.startswith(_QUIET):
+        grant = g.get("grant")
+        log.info(
+            "request",
+            address=request.remote_addr,
+            credential=None if grant is None else grant.name,
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            ms=round((time.monotonic() - g.started) * 1000),
+        )
     return response

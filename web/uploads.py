@@ -16,6 +16,7 @@ from web.problems import Problem
 
 #: What a form may take beside its file, in bytes.
 _FORM_BYTES = 64 * 1024
+_FORM_PARTS = 20
 _NAME_LENGTH = 200
 _FALLBACK_NAME = "document.pdf"
 
@@ -38,7 +39,7 @@ def install(app: Flask, *, max_bytes: int) -> None:
     app.request_class = StreamingRequest
     app.config.update(
         MAX_CONTENT_LENGTH=max_bytes + _FORM_BYTES,
-        MAX_FORM_PARTS=20,
+        MAX_FORM_PARTS=_FORM_PARTS,
         MAX_UPLOAD_BYTES=max_bytes,
     )
 
@@ -60,6 +61,21 @@ def on_disk(upload: FileStorage, *, max_bytes: int) -> Iterator[Path]:
         # The file may have been moved into the document store.
         with contextlib.suppress(FileNotFoundError):
             upload.close()
+
+
+def refusal(request: Request, max_bytes: int) -> Problem:
+    """413 for a form that was not read to its end, with the true reason."""
+    limit = max_bytes + _FORM_BYTES
+    read = request.content_length if request.content_length is not None else request.stream.tell()
+    if read >= limit:
+        return too_large(max_bytes)
+    return Problem(
+        413,
+        "too-many-parts",
+        f"The form has more than {_FORM_PARTS} parts, or fields that are too large beside its file; "
+        "send one file and a few short fields.",
+        limit=_FORM_PARTS,
+    )
 
 
 def too_large(max_bytes: int) -> Problem:

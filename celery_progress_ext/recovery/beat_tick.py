@@ -22,10 +22,16 @@ logger = get_logger(__name__)
 
 
 class BeatTick:
-    """A thread that ticks when it is woken; wakes while it is at work are one tick."""
+    """A thread that ticks when it is woken; wakes while it is at work are one tick.
 
-    def __init__(self, tick: Callable[[], object]) -> None:
+    Beat wakes nobody while it waits for a broker that is away, so it also ticks by itself.
+
+    :param seconds: after so long without a wake; asked when it starts.
+    """
+
+    def __init__(self, tick: Callable[[], object], seconds: Callable[[], float]) -> None:
         self._tick = tick
+        self._seconds = seconds
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -45,8 +51,9 @@ class BeatTick:
         self._woken.set()
 
     def _run(self) -> None:
+        seconds = self._seconds()
         while True:
-            self._woken.wait()
+            self._woken.wait(seconds)
             self._woken.clear()
             try:
                 self._tick()

@@ -190,6 +190,7 @@ class ServerSentEventsBlueprint(flask_sse.ServerSentEventsBlueprint):  # type: i
     :param authorize_channel: called with the channel that a request asks for; it aborts when the request may not
         read it. Reserved channels are refused before.
     :param caps: how many streams a process serves; a client that comes when it is full is asked to try again in 10 s.
+    :param credential: an id of the request's credential, for its cap; without it there is none.
     :param keepalive_seconds: a stream is never silent for longer.
     """
 
@@ -198,12 +199,14 @@ class ServerSentEventsBlueprint(flask_sse.ServerSentEventsBlueprint):  # type: i
         *args: Any,
         authorize_channel: Callable[[str], None] | None = None,
         caps: Caps | None = None,
+        credential: Callable[[], str | None] | None = None,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._authorize_channel = authorize_channel
         self._caps = caps or Caps()
+        self._credential = credential or (lambda: None)
         self._keepalive_seconds = keepalive_seconds
 
     def register(self, app: Flask, options: dict[str, Any]) -> None:
@@ -262,7 +265,7 @@ class ServerSentEventsBlueprint(flask_sse.ServerSentEventsBlueprint):  # type: i
         if self._authorize_channel is not None:
             self._authorize_channel(channel)
         if type(self).messages is ServerSentEventsBlueprint.messages and isinstance(self.redis, Redis):
-            return self._readers().serve(channel, streams.ChannelTopic, opening=b"")
+            return self._readers().serve(channel, streams.ChannelTopic, opening=b"", credential=self._credential())
 
         # An application's own source of messages, or a double in a test.
         def generate() -> Iterator[bytes]:
@@ -302,13 +305,11 @@ class ProgressEvents(ServerSentEventsBlueprint):
         authorize: Callable[[str], None],
         *,
         poll_seconds: float,
-        credential: Callable[[], str | None] | None,
         **options: Any,
     ) -> None:
         super().__init__("progress_events", __name__, **options)
         self._progress = progress
         self._authorize = authorize
-        self._credential = credential or (lambda: None)
         self._poll_seconds = poll_seconds
         self._reader: SnapshotReader | None = None
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from celery_progress_ext.exceptions import (
     ProgressError,
 )
 from celery_progress_ext.forks import begins_anew_in_a_child
+from celery_progress_ext.private_files import PrivateFiles
 from celery_progress_ext.soft_limits import undisturbed
 from celery_progress_ext.storage.database_url import DatabaseUrl
 from celery_progress_ext.storage.json import dumps, loads
@@ -60,11 +62,14 @@ class Database:
     :param hold_seconds: on PostgreSQL, how long a transaction may stand idle, or wait for a lock, before the server
         ends it; one statement may take nearly twice that. So a process that froze inside one does not hold up others.
         None leaves that to the server.
+    :param files: how a new SQLite file is made; its owner alone reads it unless told otherwise. SQLite gives the files
+        beside it the same permissions.
     :raises InvalidSetting: for a URL that is not one of these.
     :raises MissingExtra: where its driver is not installed.
     """
 
-    def __init__(self, url: str, *, hold_seconds: float | None = None) -> None:
+    def __init__(self, url: str, *, hold_seconds: float | None = None, files: PrivateFiles | None = None) -> None:
+        self._files = files or PrivateFiles()
         self.url = url
         self._url = DatabaseUrl.parse(url)
         self.dialect = self._url.dialect
@@ -80,6 +85,11 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<{self.dialect} database>"
+
+    @property
+    def path(self) -> Path | None:
+        """The file of an SQLite database; None for any other, and for one in memory."""
+        return self._url.path
 
     def begin_anew(self) -> None:
         """In a forked child: the parent's connections stay the parent's. Closing one here would end it there."""
@@ -201,9 +211,16 @@ class Database:
             json_deserializer=loads,
         )
         if self.dialect == "sqlite":
+            sa.event.listen(engine, "do_connect", self._make_sqlite_file)
             sa.event.listen(engine, "connect", _set_up_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+    def _make_sqlite_file(self, *_: Any) -> None:
+        if self.path is not None:
+            # Where it cannot be made, SQLite says so in its own words.
+            with suppress(OSError):
+                self._files.make_file(self.path)
 
 
 class _Commit(Generic[T]):

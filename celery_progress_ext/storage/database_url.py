@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,6 +74,14 @@ class DatabaseUrl:
             return False
         path = self.for_sqlalchemy.database or ":memory:"
         return path in (":memory:", "file::memory:") or self.for_sqlalchemy.query.get("mode") == "memory"
+
+    @property
+    def path(self) -> Path | None:
+        """Of an SQLite database in a file that is named by its path; None for any other."""
+        named = self.for_sqlalchemy.database
+        if self.dialect != "sqlite" or self.in_memory or named is None or named.startswith("file:"):
+            return None
+        return Path(named)
 
     def connect_args(self, hold_seconds: float | None) -> dict[str, Any]:
         """What the driver is given beside the URL; what the URL says of the same wins.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_progress_ext.config import TICK
+
 #: Kombu's own, where an app says nothing. Seconds.
 _VISIBILITY_DEFAULT = 3600
 
@@ -62,6 +64,11 @@ ADVICE: tuple[Advice, ...] = (
         "worker_deduplicate_successful_tasks",
         lambda conf: bool(conf.get("worker_deduplicate_successful_tasks")),
         "on: a chunk killed between its result and its chord part is skipped when it comes again, and never counted",
+    ),
+    Advice(
+        "beat_schedule",
+        lambda conf: conf.get("beat_schedule") is not None and TICK not in conf["beat_schedule"],
+        f"without {TICK!r}: it was set after CeleryProgress(app) had added the tick, so nothing that is lost is healed",
     ),
 )
 

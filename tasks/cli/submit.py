@@ -97,7 +97,8 @@ def _submit(
             display.show(snapshot)
     snapshot = job.snapshot()
     if snapshot.status in exit_codes.HAS_OUTPUT:
-        _save(DocumentStore(ServiceSettings.read().documents_url), job.id, outputs)
+        settings = ServiceSettings.read()
+        _save(DocumentStore(settings.documents_url, files_group=settings.files_group), job.id, outputs)
     print(_summary(snapshot, outputs), flush=True)
     return exit_codes.BY_STATUS[snapshot.status]
 

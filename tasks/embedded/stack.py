@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from celery_progress_ext.private_files import PrivateFiles
 from tasks.embedded.runner import STOP, Runner, Service, StopPlan
-from tasks.embedded.servers import LOOPBACK, RedisServer, free_port, write_private
+from tasks.embedded.servers import LOOPBACK, RedisServer, free_port
+from tasks.secret_files import kept_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,8 @@ _STOP_WEB: StopPlan = ((signal.SIGTERM, 8.0),)
 
 _REDIS_URLS = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "PROGRESS_REDIS_URL")
 _FLOWER_PORT = 5555
+#: What is kept in a data directory.
+_KEPT = ("documents", "redis", "progress.db*", "celerybeat-schedule*", "secret_key", "lock")
 
 
 class AlreadyRunning(RuntimeError):
@@ -57,8 +61,9 @@ def held(data_dir: Path) -> Iterator[None]:
 
     :raises AlreadyRunning: when another process holds it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    _make_private(data_dir)
     path = data_dir / "lock"
+    PrivateFiles().make_file(path)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,6 +79,19 @@ def held(data_dir: Path) -> Iterator[None]:
         yield
 
 
+def _make_private(data_dir: Path) -> None:
+    """Make the folder for its owner alone; one that is there is tightened, with what is in it."""
+    files = PrivateFiles()
+    files.make_folder(data_dir)
+    if data_dir.resolve() in (Path.cwd(), Path.home()):
+        # A folder with other things in it: ours among them alone.
+        for name in _KEPT:
+            for path in data_dir.glob(name):
+                files.tighten(path)
+    else:
+        files.tighten(data_dir)
+
+
 def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, str] | None = None) -> Stack:
     """The service that a browser talks to, on loopback.
 
@@ -86,7 +104,7 @@ def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, st
     if not _is_free(port):
         raise PortTaken(f"port {port} is in use; choose another with --port")
     token = given.get("PROGRESS_START_TOKEN") or secrets.token_urlsafe(24)
-    kept = _kept_secret(data_dir / "secret_key")
+    kept = kept_secret(data_dir / "secret_key")
     server, settings = _settings(data_dir, given)
     settings |= {
         "PROGRESS_START_TOKEN": token,
@@ -185,7 +203,7 @@ def _web(settings: Mapping[str, str], port: int) -> Service:
 def _flower(settings: Mapping[str, str], port: int) -> Service:
     service = _celery(
         "flower",
-        ["flower", f"--address={LOOPBACK}", f"--port={port}"],
+        ["flower", f"--conf={ROOT / 'tasks' / 'flower_conf.py'}", f"--address={LOOPBACK}", f"--port={port}"],
         settings,
         ready=lambda: _answers(f"http://{LOOPBACK}:{port}/healthcheck"),
     )
@@ -231,14 +249,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _kept_secret(path: Path) -> str:
-    """The secret in the file, made when it is not there: sessions outlive a restart."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        secret = secrets.token_urlsafe(48)
-        write_private(path, secret)
-        return secret

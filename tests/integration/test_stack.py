@@ -167,6 +167,18 @@ def test_the_secret_key_is_kept_and_private(tmp_path: Path) -> None:
     assert first.environment["PROGRESS_START_TOKEN"] != second.environment["PROGRESS_START_TOKEN"]
 
 
+def test_a_data_directory_is_for_its_owner(tmp_path: Path) -> None:
+    """Made so, and tightened where it was not."""
+    (tmp_path / "var" / "redis").mkdir(parents=True)
+    (tmp_path / "var" / "progress.db").touch(0o644)
+    (tmp_path / "var").chmod(0o755)
+    with held(tmp_path / "var"):
+        loose = [
+            path.name for path in ((tmp_path / "var"), *(tmp_path / "var").rglob("*")) if path.stat().st_mode & 0o077
+        ]
+    assert loose == []
+
+
 def test_a_data_directory_serves_one_instance(tmp_path: Path) -> None:
     """Two would run two beats and write one append-only file."""
     with held(tmp_path):

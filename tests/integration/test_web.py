@@ -192,6 +192,20 @@ class TestTakingDocumentsIn:
         """413, with the limit."""
         assert problem(post(service.client(), b"%PDF" + b"x" * 1_100_000), 413)["limit"] == 1_000_000
 
+    def test_too_many_parts(self, service: Service, sample: bytes) -> None:
+        """413 says that it is not the file's size, whether the body says its length or not."""
+        fields = {f"field{number}": "x" for number in range(30)}
+        assert problem(post(service.client(), sample, **fields), 413)["type"] == "urn:problem-type:too-many-parts"
+        assert problem(post(service.client(), sample, note="x" * 600_000), 413)["type"].endswith("too-many-parts")  # type: ignore[attr-defined]
+        _, body = encode_multipart(fields, boundary="b")
+        response = service.client().post(
+            "/api/documents",
+            input_stream=io.BytesIO(body),
+            content_type="multipart/form-data; boundary=b",
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+        assert "parts" in str(problem(response, 413)["detail"])
+
     def test_slightly_too_large(self, service: Service) -> None:
         """What the form around the file may take is not given to the file."""
         problem(post(service.client(), b"%PDF" + b"x" * 1_010_000), 413)
@@ -293,6 +307,54 @@ class TestJobs:
         response.close()
         assert f'"job_id":"{job_id}"' in text
         assert "\nid:1\n" in text
+
+
+def opened(client: FlaskClient, path: str, address: str = "192.0.2.1") -> tuple[TestResponse, str]:
+    """A stream that is being read, and how it began."""
+    response = client.get(path, environ_overrides={"REMOTE_ADDR": address})
+    assert (response.status_code, response.mimetype) == (200, "text/event-stream")
+    return response, next(iter(response.response)).decode()  # type: ignore[arg-type, union-attr]
+
+
+class TestCaps:
+    SHED = "retry:10000"
+
+    @pytest.mark.parametrize("path", ["/api/jobs/{job}/events", "/api/matters/m1/events"])
+    def test_one_credential_does_not_take_every_place(self, service: Service, job_id: str, path: str) -> None:
+        """It is told to come again in ten seconds, in a way that EventSource understands; others find room, and so does
+        it when one of its streams has ended. Sessions of a key count for the key.
+        """
+        small = service.with_settings(max_streams_per_credential=2)
+        url = path.format(job=job_id)
+        held = [opened(small.client(ONE), url, f"192.0.2.{number}") for number in range(2)]
+        session = small.client(None)
+        session.post("/login", data={"key": ONE})
+        third, began = opened(session, url, "192.0.2.9")
+        assert self.SHED in began
+        assert third.get_data().replace(b" ", b"").count(b"data:") == 0
+        other, began = opened(small.client(ALL), url, "192.0.2.9")
+        assert self.SHED not in began
+        held[0][0].close()
+        again, began = opened(small.client(ONE), url)
+        assert self.SHED not in began
+        for each in (held[1][0], other, again, third):
+            each.close()
+        streams.close(small.app)
+
+    @pytest.mark.parametrize(
+        ("cap", "address"), [("max_streams_per_address", "192.0.2.1"), ("max_streams", "192.0.2.2")]
+    )
+    def test_one_address_does_not_take_every_place(self, service: Service, job_id: str, cap: str, address: str) -> None:
+        """Nor do all of them together take more than there is."""
+        small = service.with_settings(**{cap: 1})
+        url = f"/api/jobs/{job_id}/events"
+        first, began = opened(small.client(ONE), url)
+        assert self.SHED not in began
+        second, began = opened(small.client(ALL), url, address)
+        assert self.SHED in began
+        first.close()
+        second.close()
+        streams.close(small.app)
 
 
 class TestResults:
@@ -412,6 +474,24 @@ class TestAccess:
         assert client.get(f"/api/jobs/{job_id}").get_json()["status"] == "PENDING"
         assert client.post(url, headers={"Origin": "http://localhost"}).status_code == 202
 
+    @pytest.mark.parametrize("origin", ["http://[::1", "null", "::", "http://[", "https://evil.example"])
+    def test_an_origin_that_is_none(self, service: Service, origin: str) -> None:
+        """Refused in words, without credentials too; never a traceback."""
+        for key in (None, ALL):
+            client = service.client(key)
+            client.environ_base.pop("HTTP_AUTHORIZATION", None)
+            problem(client.post("/api/documents", headers={"Origin": origin}), 403)
+        assert service.client(None).post("/login", headers={"Origin": origin}).status_code == 403
+
+    @pytest.mark.parametrize("path", ["//api/jobs", "//evil.example//x", "/api//jobs?a=1", "/static//page.css"])
+    def test_no_redirect_leaves_the_site(self, service: Service, path: str) -> None:
+        """Whatever the request calls the host."""
+        answer = service.client().open(path, base_url="http://evil.example")
+        location = answer.headers.get("Location", "/")
+        assert location.startswith("/")
+        assert not location.startswith("//")
+        assert "evil.example" not in location.split("/")[:3]
+
     def test_secrets_are_not_logged(self, service: Service, caplog: pytest.LogCaptureFixture) -> None:
         """Neither keys nor tokens reach the log, whether they are let in or refused."""
         caplog.set_level("DEBUG")
@@ -431,7 +511,8 @@ class TestWatching:
         client = service.client(None)
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
-        assert (ready.status_code, ready.get_json()["checks"]) == (200, {"database": "ok", "redis": "ok"})
+        parts = dict.fromkeys(("database", "redis", "queue", "store"), "ok")
+        assert (ready.status_code, ready.get_json()["status"], ready.get_json()["checks"]) == (200, "ok", parts)
 
     def test_not_ready_says_why(self, tmp_path: Path) -> None:
         """503, with which part is missing; the process is alive all the same."""
@@ -440,11 +521,13 @@ class TestWatching:
             progress_database_url=f"sqlite:///{tmp_path}/empty.db", progress_redis_url="redis://127.0.0.1:1/0"
         )
         progress = CeleryProgress(celery)
-        client = create_app(progress, ServiceSettings(api_keys={ALL: ("*",)})).test_client()
+        client = create_app(
+            progress, ServiceSettings(api_keys={ALL: ("*",)}, documents_url=(tmp_path / "documents").as_uri())
+        ).test_client()
         ready = client.get("/readyz")
         assert (ready.status_code, ready.get_json()["checks"]) == (
             503,
-            {"database": "not migrated", "redis": "unreachable"},
+            {"database": "not migrated", "redis": "unreachable", "queue": "ok", "store": "ok"},
         )
         assert client.get("/healthz").status_code == 200
         response = client.get("/api/jobs", headers={"Authorization": f"Bearer {ALL}"})

@@ -16,6 +16,7 @@ GOOD = {
     "result_expires": 86400,
     "result_chord_expires": 604800,
     "worker_deduplicate_successful_tasks": False,
+    "beat_schedule": {"celery_progress_ext.tick": {}},
 }
 
 
@@ -34,6 +35,7 @@ def test_good_settings_need_no_word() -> None:
         ({"broker_transport_options": {"visibility_timeout": 7200}}, "socket_timeout"),
         ({"result_chord_expires": None}, "result_chord_expires"),
         ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
+        ({"beat_schedule": {"mine": {}}}, "beat_schedule"),
     ],
 )
 def test_each_risky_setting_gets_one_sentence(change: dict[str, object], setting: str) -> None:

@@ -91,9 +91,9 @@ def test_the_services_worker_and_web_do_not_load_alembic() -> None:
 
 
 def test_the_procfile_names_the_four_processes() -> None:
-    """web, worker, beat and flower, in the order in which they are read about."""
+    """What is done before a release, then web, worker, beat and flower, in the order in which they are read about."""
     names = [line.partition(":")[0] for line in (ROOT / "Procfile").read_text().splitlines()]
-    assert names == ["web", "worker", "beat", "flower"]
+    assert names == ["release", "web", "worker", "beat", "flower"]
 
 
 def test_setup_cfg_says_nothing_that_pyproject_can_say() -> None:

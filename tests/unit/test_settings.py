@@ -22,13 +22,13 @@ def test_the_environment_wins() -> None:
         {
             "CELERY_BROKER_URL": "amqp://mq",
             "DOCUMENTS_URL": "s3://bucket",
-            "PROGRESS_API_KEYS": '{"k1": ["m1", "m2"], "k2": ["*"]}',
+            "PROGRESS_API_KEYS": '{"key-one-": ["m1", "m2"], "key-two-": ["*"]}',
             "MAX_UPLOAD_MB": "2",
             "OCR_PAGE_TIMEOUT": "1.5",
         }
     )
     assert (settings.broker_url, settings.documents_url) == ("amqp://mq", "s3://bucket")
-    assert settings.api_keys == {"k1": ("m1", "m2"), "k2": ("*",)}
+    assert settings.api_keys == {"key-one-": ("m1", "m2"), "key-two-": ("*",)}
     assert (settings.max_upload_bytes, settings.ocr_page_timeout) == (2_000_000, 1.5)
 
 
@@ -47,6 +47,18 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("PROGRESS_API_KEYS", "secret"),
         ("PROGRESS_API_KEYS", '{"k": 3}'),
         ("PROGRESS_API_KEYS", '{"k": "m1"}'),
+        ("PROGRESS_API_KEYS", '{"": ["*"]}'),
+        ("PROGRESS_API_KEYS", '{"        ": ["*"]}'),
+        ("PROGRESS_API_KEYS", '{"x": ["*"]}'),
+        ("PROGRESS_API_KEYS", '{"xxxxxxxxxxxx": ["*"]}'),
+        ("PROGRESS_API_KEYS", '{" key-one-": ["*"]}'),
+        ("PROGRESS_API_KEYS", '{"key-one-": ["a/b"]}'),
+        ("PROGRESS_SECRET_KEY", " "),
+        ("PROGRESS_SECRET_KEY", "s"),
+        ("PROGRESS_SECRET_KEY", "fifteen-letters"),
+        ("PROGRESS_START_TOKEN", "t"),
+        ("MAX_STREAMS_PER_ADDRESS", "0"),
+        ("WEB_PROXIES", "-1"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
