@@ -5,6 +5,7 @@
     documents/{document_id}/original.pdf
     jobs/{job_id}/attempts/{attempt}/result.{suffix}
     jobs/{job_id}/result.{suffix}
+    jobs/{job_id}/partial/{digest}.pdf
 
 and what ``tasks.page_store`` keeps. Local paths never leave this machine: what crosses the broker are ids and
 references.
@@ -70,6 +71,7 @@ class DocumentStore:
             self._files.put_file(outputs[suffix], draft)
         for suffix in sorted(drafts, key=OUTPUT_SUFFIXES.index):
             self._files.rename(drafts[suffix], _output(job_id, suffix))
+        self._files.delete_folder(_partials(job_id))
 
     def has_output(self, job_id: str, suffix: str) -> bool:
         """Whether the job's result is there in this form."""
@@ -78,6 +80,16 @@ class DocumentStore:
     def open_output(self, job_id: str, suffix: str) -> tuple[BinaryIO, int]:
         """The job's result as an open binary file, to be closed by the caller, and its size in bytes."""
         return self._files.open(_output(job_id, suffix))
+
+    def put_partial(self, job_id: str, digest: str, path: Path) -> None:
+        """Keep the PDF of the pages that were there when ``PageStore.digest`` was this, in place of earlier ones."""
+        folder, name = _partials(job_id), _partial(digest)
+        self._files.put_file(path, f"{folder}/{name}")
+        self._files.delete(f"{folder}/{other}" for other in self._files.names(folder) if other != name)
+
+    def open_partial(self, job_id: str, digest: str) -> tuple[BinaryIO, int]:
+        """What ``put_partial`` kept, as ``open_output`` does."""
+        return self._files.open(f"{_partials(job_id)}/{_partial(digest)}")
 
     def delete_document(self, document_id: str) -> None:
         """Remove the document's original; it need not be there."""
@@ -97,3 +109,11 @@ def _output(job_id: str, suffix: str, attempt: int | None = None) -> str:
         raise ValueError(f"an output is one of {', '.join(OUTPUT_SUFFIXES)}, not {suffix!r}")
     folder = f"jobs/{checked(job_id)}"
     return f"{folder}/result.{suffix}" if attempt is None else f"{folder}/attempts/{attempt:d}/result.{suffix}"
+
+
+def _partials(job_id: str) -> str:
+    return f"jobs/{checked(job_id)}/partial"
+
+
+def _partial(digest: str) -> str:
+    return f"{checked(digest)}.pdf"

@@ -12,6 +12,7 @@ content, and remove pages only by name and behind a file that holds them: what i
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import zlib
@@ -85,7 +86,7 @@ class PageStore:
         singles = self._files.read_all(
             f"{folder}/{name}" for name in self._files.names(folder) if _PAGE.fullmatch(name)
         )
-        contents = {**singles, **self._files.read_all(self._packs(job_id, chunk_index))}
+        contents = {**singles, **self._files.read_all(self.chunk_files(job_id).get(chunk_index, ()))}
         found: dict[int, StoredPage] = {}
         for page in (page for path, content in contents.items() for page in _unpacked_or_none(path, content)):
             if page.counts_in(run) and options in (None, page.options):
@@ -93,6 +94,34 @@ class PageStore:
                 if known is None or known.run < page.run:
                     found[page.result.page] = page
         return found
+
+    def results(self, job_id: str, chunks: Iterable[int], *, run: int) -> Iterator[PageResult]:
+        """Every page that is there of these chunks and counts in this run, ascending, a chunk at a time."""
+        for chunk_index in chunks:
+            pages = self.pages(job_id, chunk_index, run=run)
+            yield from (pages[page].result for page in sorted(pages))
+
+    def chunk_files(self, job_id: str) -> dict[int, list[str]]:
+        """The files of chunks that were read to their end, by chunk: one for each attempt that was."""
+        folder = f"{_job(job_id)}/chunks"
+        found: dict[int, list[str]] = {}
+        for name in self._files.names(folder):
+            if match := _CHUNK.fullmatch(name):
+                found.setdefault(int(match[1]), []).append(f"{folder}/{name}")
+        return found
+
+    def file(self, path: str) -> list[StoredPage]:
+        """The pages of one of ``chunk_files``."""
+        return _unpacked(self._files.read(path))
+
+    def digest(self, job_id: str, *, run: int) -> str | None:
+        """What changes with each page that comes to be there; None where none is."""
+        folder = f"{_job(job_id)}/pages"
+        names = [
+            f"{each}/{name}" for each in self._files.names(folder) for name in self._files.names(f"{folder}/{each}")
+        ]
+        names += self._files.names(f"{_job(job_id)}/chunks")
+        return hashlib.sha256("\n".join([str(run), *names]).encode()).hexdigest()[:32] if names else None
 
     def write_chunk(self, job_id: str, chunk_index: int, attempt: int, pages: Iterable[StoredPage]) -> str:
         """Keep a chunk's pages in one file, in place of the single ones; the reference to read them back by."""
@@ -115,13 +144,6 @@ class PageStore:
             raise ValueError(f"not a reference to a chunk's results: {reference!r}")
         checked(match[1])
         return [page.result for page in _unpacked(self._files.read(reference))]
-
-    def _packs(self, job_id: str, chunk_index: int) -> Iterator[str]:
-        folder = f"{_job(job_id)}/chunks"
-        for name in self._files.names(folder):
-            match = _CHUNK.fullmatch(name)
-            if match is not None and int(match[1]) == chunk_index:
-                yield f"{folder}/{name}"
 
 
 def _job(job_id: str) -> str:

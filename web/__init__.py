@@ -12,7 +12,7 @@ from celery_progress_ext.sse.blueprint import progress_events
 from tasks import celery_app
 from tasks.documents import DocumentStore
 from tasks.settings import ServiceSettings
-from web import auth, documents, headers, health, jobs, logs, pages, problems, results, streams, uploads
+from web import auth, documents, headers, health, job_pages, jobs, logs, pages, problems, results, streams, uploads
 from web.credentials import Credentials, session_secret
 from web.one_time import OneTime
 
@@ -33,7 +33,8 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     app = Flask(__name__)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # in the order of the wire contract
     app.extensions["web_progress"] = progress
-    app.extensions["web_documents"] = DocumentStore(settings.documents_url)
+    store = DocumentStore(settings.documents_url)
+    app.extensions["web_documents"] = store
     problems.install(app)
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
@@ -47,7 +48,9 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
         secret_key=settings.secret_key or session_secret(settings.api_keys, settings.start_token),
     )
     streams.install(app, progress_events(progress, auth.authorize))
-    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint):
+    job_pages.install(app, progress, store.pages)
+    results.install(app, settings.documents_url)
+    for blueprint in (documents.blueprint, jobs.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     for blueprint in (health.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)

@@ -65,9 +65,11 @@ def links(job_id: str) -> dict[str, str]:
         "events": f"{job}/events",
         "chunks": f"{job}/chunks",
         "history": f"{job}/history",
+        "pages": f"{job}/pages",
         "retry": f"{job}/retry",
         "cancel": f"{job}/cancel",
         "result": f"{job}/result.pdf",
         "text": f"{job}/result.txt",
         "json": f"{job}/result.json",
+        "partial": f"{job}/result.pdf?partial=1",
     }

@@ -5,6 +5,7 @@ A child limits itself before it touches the file, so that a bomb costs one child
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from typing import IO
 #: Address space of a child. A rendered page takes 60 MB at most; the rest is what decoding its images may take.
 MEMORY_BYTES = 2 << 30
 
+_PR_SET_PDEATHSIG = 1
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -36,10 +38,19 @@ def spawn(module: str, *args: str, stdin: int | IO[bytes] = subprocess.DEVNULL) 
 
 
 def confine(*, memory_bytes: int = MEMORY_BYTES) -> None:
-    """In the child, first: limit the address space, leave no core file, die of a spent CPU allowance."""
+    """In the child, first: limit the address space, leave no core file, die of a spent CPU allowance, and with whoever
+    started it: a worker that was killed leaves no renderer at work behind.
+    """
+    _die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+
+
+def _die_with_parent() -> None:
+    """On Linux; elsewhere the CPU allowance ends what the parent does not."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def allow_cpu(seconds: float) -> None:
