@@ -76,6 +76,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "image_missing": Reason(_READ_IN_PART, "has an image that is missing"),
         "image_undecodable": Reason(_READ_IN_PART, "has an image that cannot be decoded"),
         "image_incomplete": Reason(_READ_IN_PART, "has an image that ends too early"),
+        "image_too_large": Reason(_READ_IN_PART, "has an image that takes too much memory"),
         "content_broken": Reason(_READ_IN_PART, "has contents that are broken: {detail}"),
         # What keeps a page from being seen.
         "no_area": Reason(_UNREADABLE, "has no visible area"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,6 +38,7 @@ def submit(
     filename: str,
     document_id: str | None = None,
     options: OcrOptions | None = None,
+    checking: AbstractContextManager[None] | None = None,
 ) -> TrackedJob:
     """Check the document at ``path``, keep a copy and start its job. Where that fails, nothing is left behind.
 
@@ -45,6 +46,7 @@ def submit(
 
     :param document_id: a new one is made unless given; it must not be taken.
     :param options: how it is read; as the deployment has it unless given.
+    :param checking: held while the document is checked, which takes memory: a bound on how many are at once.
     :raises Refused: when the document is not accepted.
     :raises InvalidOption: for an option that cannot be used.
     :raises ValueError: for a document id that cannot be used.
@@ -57,7 +59,8 @@ def submit(
     if store.has_original(document_id):
         raise ValueError(f"there is a document {document_id!r} already")
     with tempfile.TemporaryDirectory() as scratch:
-        found = check(Path(path), scratch=Path(scratch), dpi=options.dpi, max_bytes=settings.max_upload_bytes)
+        with checking or nullcontext():
+            found = check(Path(path), scratch=Path(scratch), dpi=options.dpi, max_bytes=settings.max_upload_bytes)
         options.check_pages(found.pages)
         ranges = chunk_ranges(found.pages, options.chunk_pages)
         try:

@@ -37,6 +37,8 @@ class ServiceSettings:
     start_token: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
     max_upload_mb: int = 500
+    #: Uploads that a web process checks at once; each takes up to half a gigabyte of memory, and a core.
+    max_preflights: int = 2
     ocr_engine: str = "tesseract"
     ocr_language: str = "eng"
     ocr_mode: str = "skip"
@@ -46,7 +48,7 @@ class ServiceSettings:
     ocr_page_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_mb", "ocr_dpi", "ocr_chunk_pages", "ocr_page_timeout"):
+        for name in ("max_upload_mb", "max_preflights", "ocr_dpi", "ocr_chunk_pages", "ocr_page_timeout"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{name.upper()} must be greater than 0, not {getattr(self, name)!r}")
         if self.ocr_mode not in MODES:
@@ -67,6 +69,7 @@ class ServiceSettings:
             start_token=given.get("PROGRESS_START_TOKEN"),
             secret_key=given.get("PROGRESS_SECRET_KEY"),
             max_upload_mb=_number(given, "MAX_UPLOAD_MB", cls.max_upload_mb),
+            max_preflights=_number(given, "MAX_PREFLIGHTS", cls.max_preflights),
             ocr_engine=given.get("OCR_ENGINE", cls.ocr_engine),
             ocr_language=given.get("OCR_LANGUAGE", cls.ocr_language),
             ocr_mode=given.get("OCR_MODE", cls.ocr_mode),

@@ -50,8 +50,8 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     streams.install(app, progress_events(progress, auth.authorize))
     job_pages.install(app, progress, store.pages)
     results.install(app, settings.documents_url)
-    for blueprint in (documents.blueprint, jobs.blueprint):
-        app.register_blueprint(blueprint, url_prefix="/api")
+    documents.install(app, preflights=settings.max_preflights)
+    app.register_blueprint(jobs.blueprint, url_prefix="/api")
     for blueprint in (health.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     return app

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 import pikepdf
 from pikepdf import Name
+from PIL import Image
 
 #: Raised for images that may be sound, but that pikepdf has no decoder or no colours for.
 _CANNOT_TELL = (
@@ -24,6 +25,13 @@ _CANNOT_TELL = (
     pikepdf.UnsupportedImageTypeError,
     NotImplementedError,
 )
+
+# The scan of a plan has more pixels than Pillow likes. What is too much is for this process's memory limit to say.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageTooLarge(Exception):
+    """There is not enough memory to decode the image."""
 
 
 def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
@@ -41,7 +49,13 @@ def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
         if found.get("/Subtype") != Name.Image:
             continue
         short = _looks_short(found)
-        if (thorough or short) and not _decodes(found):
+        if not (thorough or short):
+            continue
+        try:
+            whole = _decodes(found)
+        except ImageTooLarge:
+            return "image_too_large"
+        if not whole:
             return "image_incomplete" if short and _begins(found) else "image_undecodable"
     return None
 
@@ -123,6 +137,8 @@ def _decodes(image: pikepdf.Stream) -> bool:
             pikepdf.PdfImage(image).as_pil_image().load()
         except _CANNOT_TELL:
             return True
+        except MemoryError:
+            raise ImageTooLarge from None
         except Exception:  # every codec has its own
             return False
         return not complaints()

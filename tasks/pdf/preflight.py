@@ -18,6 +18,8 @@ from tasks.pdf import sandbox
 from tasks.pdf.geometry import MIN_DPI
 
 MAX_PAGES = 20_000
+#: What a check may allocate: 20,000 pages take 0.1 GB, and a service checks several documents at once.
+MEMORY_BYTES = 448 << 20
 
 #: Junk before the header is common (mail gateways, HTTP answers saved whole); readers look this far for it.
 _HEADER_WITHIN = 1024
@@ -95,7 +97,7 @@ def check(
     max_bytes: int = 500_000_000,
     max_pages: int = MAX_PAGES,
     timeout: float = 60.0,
-    memory_bytes: int = sandbox.MEMORY_BYTES,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Preflight:
     """Look at a document without trusting it. ``scratch`` is an existing folder for a repaired copy.
 
