@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,31 +59,37 @@ def ocr_chunk(
     :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
     :param missing_pages: pages that the document names and does not contain. No chunk has them; the first names them.
     """
-    for page in missing_pages:
-        progress.reservation(self, page=page, message=sentence(page, PageStatus.MISSING, "page_missing"))
+    missing = {page: sentence(page, PageStatus.MISSING, "page_missing") for page in missing_pages}
+    for page, message in missing.items():
+        progress.reservation(self, page=page, message=message)
     chosen = OcrOptions.default(settings) if options is None else OcrOptions.from_dict(options)
     job_id, chunk_index = _place(self)
     run, pages = _run(self), range(page_start, page_end + 1)
     there = _store().pages.pages(job_id, chunk_index, run=run, options=chosen.digest)
     done = [there[page] for page in pages if page in there]
     for stored in done:
-        _report(self, stored.result)
+        _report(self, stored.result, missing)
     if done:
         progress.report(self, done=len(done), total=len(pages))
     for result in _recognised(document_id, [page for page in pages if page not in there], chosen):
         done.append(StoredPage(result=result, run=run, options=chosen.digest))
         # Stored before it is reported: what is shown as read can be read.
         _store().pages.write_page(job_id, chunk_index, done[-1])
-        _report(self, result)
+        _report(self, result, missing)
         progress.report(self, done=len(done), total=len(pages))
     done.sort(key=lambda page: page.result.page)
     return _store().pages.write_chunk(job_id, chunk_index, progress.attempt(self), done)
 
 
-def _report(task: Task, result: PageResult) -> None:
-    """Name a page that was not wholly read."""
+def _report(task: Task, result: PageResult, missing: Mapping[int, str]) -> None:
+    """Name a page that was not wholly read.
+
+    :param missing: what was said of the places in the file's page tree that have no page: another page may have the
+        number of such a place, and both are named.
+    """
     if result.status.reservation:
-        progress.reservation(task, page=result.page, message=result.message or "")
+        sentences = filter(None, [missing.get(result.page), result.message])
+        progress.reservation(task, page=result.page, message=" ".join(sentences))
 
 
 def _recognised(document_id: str, pages: Sequence[int], chosen: OcrOptions) -> Iterator[PageResult]:

@@ -77,6 +77,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "image_undecodable": Reason(_READ_IN_PART, "has an image that cannot be decoded"),
         "image_incomplete": Reason(_READ_IN_PART, "has an image that ends too early"),
         "image_too_large": Reason(_READ_IN_PART, "has an image that takes too much memory"),
+        "hidden_layer": Reason(_READ_IN_PART, "has an image on a layer that is switched off"),
         "content_broken": Reason(_READ_IN_PART, "has contents that are broken: {detail}"),
         # What keeps a page from being seen.
         "no_area": Reason(_UNREADABLE, "has no visible area"),

@@ -27,10 +27,17 @@ except MemoryError:
     print(len(taken) * 10)
 """
 
+BUSY = """
+from tasks.pdf.sandbox import confine
+confine()
+print("up", flush=True)
+while True:
+    pass
+"""
+
 PARENT = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "from tasks.pdf.sandbox import confine; confine(); print('up', flush=True)\\n"
-                          "while True: pass"], stdout=subprocess.PIPE, start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, start_new_session=True)
 child.stdout.readline()
 print(child.pid, flush=True)
 time.sleep(60)
@@ -46,7 +53,8 @@ def test_a_child_gets_no_more_memory_than_it_may() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its CPU allowance ends it")
 def test_a_child_dies_with_who_started_it() -> None:
     """Also where that was killed, and the child is busy."""
-    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    argv = [sys.executable, "-c", PARENT, BUSY]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert psutil.pid_exists(child)
