@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,13 @@ def ocr_chunk(
     page_end: int,
     options: dict[str, Any] | None = None,
     missing_pages: Sequence[int] = (),
+    broken_pages: Sequence[int] = (),
 ) -> str:
     """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results.
 
     :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
     :param missing_pages: pages that the document names and does not contain. No chunk has them; the first names them.
+    :param broken_pages: pages in whose place the document has something else: there is nothing to read.
     """
     missing = {page: sentence(page, PageStatus.MISSING, "page_missing") for page in missing_pages}
     for page, message in missing.items():
@@ -71,7 +74,10 @@ def ocr_chunk(
         _report(self, stored.result, missing)
     if done:
         progress.report(self, done=len(done), total=len(pages))
-    for result in _recognised(document_id, [page for page in pages if page not in there], chosen):
+    unread = [page for page in pages if page not in there]
+    found = (PageResult.because(page, PageStatus.UNREADABLE, "not_a_page") for page in unread if page in broken_pages)
+    recognised = _recognised(document_id, [page for page in unread if page not in broken_pages], chosen)
+    for result in chain(found, recognised):
         done.append(StoredPage(result=result, run=run, options=chosen.digest))
         # Stored before it is reported: what is shown as read can be read.
         _store().pages.write_page(job_id, chunk_index, done[-1])

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -89,10 +90,7 @@ def _start(
             app.signature(
                 "tasks.ocr_chunk",
                 args=(document_id, first, last),
-                kwargs={
-                    "options": options.to_dict(),
-                    **({"missing_pages": found.missing_pages} if first == 1 and found.missing_pages else {}),
-                },
+                kwargs={"options": options.to_dict(), **_known_faults(found, first, last)},
                 soft_time_limit=chunk.soft,
                 time_limit=chunk.hard,
             )
@@ -107,6 +105,13 @@ def _start(
         metadata={"filename": filename, "pages": pages},
         app=app,
     ).apply_async()
+
+
+def _known_faults(found: Preflight, first: int, last: int) -> dict[str, Any]:
+    """What the chunk of pages ``first`` to ``last`` is told of the document; nothing where all is well."""
+    broken = [page for page in found.broken_pages if first <= page <= last]
+    missing = found.missing_pages if first == 1 else ()
+    return {**({"missing_pages": missing} if missing else {}), **({"broken_pages": broken} if broken else {})}
 
 
 def _withdraw(store: DocumentStore, document_id: str) -> None:

@@ -19,6 +19,7 @@ import pikepdf
 from PIL import Image
 
 from tasks.pdf import jbig2
+from tasks.pdf.content_faults import contents_broken
 from tasks.pdf.drawn_images import drawn_images
 from tasks.pdf.layers import Layers
 
@@ -44,6 +45,8 @@ def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
     :param thorough: decode every image. Else only those whose data looks too short, which costs a few milliseconds.
     """
     page = opened(path).pages[index]
+    if contents_broken(page, thorough=thorough):
+        return "content_broken"
     for image in drawn_images(page, Layers(opened(path))):
         if image.hidden:
             if image.area >= _SCAN_SHARE * _area(page):

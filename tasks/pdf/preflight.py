@@ -85,8 +85,11 @@ class Preflight:
     repaired: bool
     #: How many pages carry text already; None where counting took too long.
     text_pages: int | None
-    #: Pages, counted from 1, that the document names and does not contain; they are not among ``pages``.
+    #: Pages, by their place in the page tree from 1, that the document names and does not contain; they are not among
+    #: ``pages``.
     missing_pages: tuple[int, ...] = ()
+    #: Pages in whose place the document has something else; they are among ``pages``, and look empty.
+    broken_pages: tuple[int, ...] = ()
 
 
 def check(
@@ -125,6 +128,7 @@ def check(
         repaired=verdict["repaired"],
         text_pages=verdict["text_pages"],
         missing_pages=tuple(verdict["missing_pages"]),
+        broken_pages=tuple(verdict["broken_pages"]),
     )
 
 

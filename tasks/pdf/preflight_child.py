@@ -12,11 +12,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pikepdf
 import pypdfium2
 import pypdfium2.raw as pdfium_c
+from pikepdf import Name
 
 from tasks.pdf.geometry import fitting_dpi
 from tasks.pdf.sandbox import allow_cpu, confine
@@ -90,32 +91,55 @@ def _is_signed(field: pikepdf.Dictionary) -> bool:
     return isinstance(value, pikepdf.Dictionary) and "/ByteRange" in value and "/Contents" in value
 
 
-def _missing_pages(path: Path) -> list[int]:
-    """Which pages, from 1, the page tree names and has not: a reader sees the document without them. [] where the tree
-    is sound, or cannot be walked.
+class _Tree(NamedTuple):
+    """What the page tree says: the places, from 1, that have no page, and those with something else than a page."""
+
+    missing: list[int]
+    broken: list[int]
+
+
+def _page_tree(path: Path) -> _Tree:
+    """A reader sees the document without missing pages, and broken ones empty.
+
+    Nothing is found where the tree cannot be walked.
     """
     missing: list[int] = []
+    broken: list[int] = []
     try:
         # Before qpdf mends the tree, which it does when it pushes attributes down to the pages.
         with pikepdf.open(path, inherit_page_attributes=False) as pdf:
-            place = 0
-            waiting = [pdf.Root.get("/Pages")]
-            walked: set[tuple[int, int]] = set()
-            while waiting:
-                node = waiting.pop()
-                kids = node.get("/Kids") if isinstance(node, pikepdf.Dictionary) else None
-                if isinstance(kids, pikepdf.Array) and isinstance(node, pikepdf.Dictionary):
-                    if node.objgen in walked:
-                        return []
-                    walked.add(node.objgen)
-                    waiting.extend(reversed([*kids]))
-                    continue
-                place += 1
-                if not isinstance(node, pikepdf.Dictionary):
+            for place, leaf in enumerate(_leaves(pdf), start=1):
+                if leaf is None:
                     missing.append(place)
+                elif not leaf:
+                    broken.append(place)
     except Exception:  # whatever a broken object makes it raise
-        return []
-    return missing
+        return _Tree([], [])
+    return _Tree(missing, broken)
+
+
+def _leaves(pdf: pikepdf.Pdf) -> Iterator[bool | None]:
+    """Of each place of the page tree, in order: whether there is a page, None where there is nothing.
+
+    :raises ValueError: for a tree that is a node of itself.
+    """
+    waiting: list[tuple[object, bool]] = [(pdf.Root.get("/Pages"), False)]
+    walked: set[tuple[int, int]] = set()
+    while waiting:
+        node, has_box = waiting.pop()
+        if not isinstance(node, pikepdf.Dictionary):
+            yield None
+            continue
+        has_box = has_box or "/MediaBox" in node
+        kids = node.get("/Kids")
+        if isinstance(kids, pikepdf.Array):
+            if node.objgen in walked:
+                raise ValueError("the page tree goes round")
+            walked.add(node.objgen)
+            waiting.extend((kid, has_box) for kid in reversed([*kids]))
+        else:
+            # Every page has a size, be it from above, and says that it is one; a reader looks at what has contents.
+            yield "/Contents" in node or (has_box and node.get("/Type", Name.Page) == Name.Page)
 
 
 def _pdfium_pages(path: Path) -> int | None:
@@ -188,12 +212,15 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     copy, pages = sound_copy(path, scratch)
     if pages > max_pages:
         raise _Refusal("too_many_pages", pages=pages, limit=max_pages)
-    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": []}
+    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": [], "broken_pages": []}
     with pypdfium2.PdfDocument(copy) as pdf:
         _check_sizes(pdf, dpi)
         _say({**verdict, "text_pages": None})
         allow_cpu(_TEXT_SECONDS)
-        verdict["missing_pages"] = _missing_pages(path)
+        tree = _page_tree(path)
+        verdict["missing_pages"] = tree.missing
+        # As the document is counted, without the missing ones.
+        verdict["broken_pages"] = [place - sum(each < place for each in tree.missing) for place in tree.broken]
         _say({**verdict, "text_pages": sum(_has_text(pdf, index) for index in range(pages))})
 
 

@@ -237,6 +237,45 @@ def test_the_kinds_are_drawn(kind: str, tmp_path: Path) -> None:
     assert lightest - darkest > 128
 
 
+OPERATORS = zlib.compress(b"0 0 m 100 100 l S\n" * 500)
+BROKEN = {
+    "cut": (OPERATORS[:-20], Name.FlateDecode),
+    "not deflated": (b"\xff\xfe\x00no such thing", Name.FlateDecode),
+    "garbage": (bytes(range(128, 250)) * 5, None),
+}
+
+
+def _contents(path: Path, data: bytes, name: Name | None) -> Path:
+    with pikepdf.new() as pdf:
+        stream = pikepdf.Stream(pdf, data)
+        if name is not None:
+            stream.Filter = name
+        pdf.add_blank_page().Contents = pdf.make_indirect(stream)
+        pdf.save(path, compress_streams=False, stream_decode_level=pikepdf.StreamDecodeLevel.none)
+    return path
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_contents_are_no_blank_page(kind: str, tmp_path: Path) -> None:
+    """The renderer draws what it understands, and says nothing of the rest."""
+    with PageRenderer(_contents(tmp_path / "in.pdf", *BROKEN[kind]), dpi=72, mode="skip", timeout=60) as renderer:
+        (result,) = recognise_pages([1], renderer, NullEngine(), page_timeout=60)
+    assert (result.status, result.reason) == (PageStatus.UNREADABLE, "content_broken")
+
+
+def test_what_ends_too_early_is_found_without_reading_all(tmp_path: Path) -> None:
+    """A page of which half is read is damaged."""
+    assert find_fault(_contents(tmp_path / "in.pdf", *BROKEN["cut"]), 0, thorough=False) == "content_broken"
+
+
+@pytest.mark.parametrize("data", [OPERATORS, OPERATORS[:-4], OPERATORS + b"\r\n"])
+def test_whole_contents_are_not_suspected(data: bytes, tmp_path: Path) -> None:
+    """With their checksum, without it, or with a line's end behind it; nor are none at all."""
+    assert find_fault(_contents(tmp_path / "in.pdf", data, Name.FlateDecode), 0, thorough=True) is None
+    opened.cache_clear()
+    assert find_fault(_contents(tmp_path / "none.pdf", b" \n", None), 0, thorough=True) is None
+
+
 def test_bytes_behind_a_whole_image_do_no_harm(tmp_path: Path) -> None:
     """Scanners pad: what looks short is decoded, to see."""
     data, about = _jpeg()
