@@ -13,10 +13,10 @@ from pikepdf import Name
 
 #: Every operator of a content stream (ISO 32000-1, annex A); an inline image is one for pikepdf.
 _OPERATORS = frozenset(
-    re.split(
-        r"\s+",
-        """b B b* B* BDC BI BMC BT BX c cm CS cs d d0 d1 Do DP EI EMC ET EX f F f* G g gs h i ID j J K k l m M MP n q Q re
-        RG rg ri s S SC sc SCN scn sh T* Tc Td TD Tf Tj TJ TL Tm Tr Ts Tw Tz v w W W* y ' \" """.strip(),
+    re.findall(
+        r"\S+",
+        """b B b* B* BDC BI BMC BT BX c cm CS cs d d0 d1 Do DP EI EMC ET EX f F f* G g gs h i ID j J K k l m M MP n q Q
+        re RG rg ri s S SC sc SCN scn sh T* Tc Td TD Tf Tj TJ TL Tm Tr Ts Tw Tz v w W W* y ' \" """,
     )
 ) | {"INLINE IMAGE"}
 #: A deflated stream begins with so many bytes of a header, which say nothing about where it ends.

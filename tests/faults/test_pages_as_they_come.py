@@ -92,3 +92,32 @@ def test_a_retry_reads_what_was_not_wholly_read(
         assert service.progress.audit() == []
     finally:
         service.close()
+
+
+def test_what_the_page_tree_lacks_is_named(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
+) -> None:
+    """A page that is missing, and one of the same number that is none: both are among the failures."""
+    service = OcrService.on(redis_url, sqlite_url, tmp_path)
+    try:
+        source = tmp_path / "in.pdf"
+        make_sample(source, pages=4, dpi=150)
+        with pikepdf.open(source) as pdf:
+            kids = b"%d 0 R %d 0 R" % tuple(pdf.pages[index].objgen[0] for index in (1, 2))
+            catalogue = pdf.Root.objgen[0]
+        content, instead = source.read_bytes(), b"0 0 R %d 0 R" % catalogue
+        assert (kids in content, len(kids)) == (True, len(instead))
+        # The second page is not there; in the place of the third is the document's catalogue.
+        source.write_bytes(content.replace(kids, instead, 1))
+        service.start_worker(worker)
+        job_id = service.submit(source, dpi="150")
+        last = follow(service.progress.job(job_id), timeout=60)[-1]
+        assert last.status is JobStatus.PARTIAL
+        (failure,) = last.failures
+        assert failure.message == (
+            "Page 2 is missing from the file. Page 2 is no page: the file has something else in its place."
+        )
+        pages = [(page["page"], page["status"]) for page in service.result(job_id)["pages"]]
+        assert pages == [(1, "read"), (2, "unreadable"), (3, "read")]
+    finally:
+        service.close()
