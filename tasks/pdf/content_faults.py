@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
 
 import pikepdf
 from pikepdf import Name
@@ -29,8 +28,10 @@ def contents_broken(page: pikepdf.Page, *, thorough: bool) -> bool:
 
     :param thorough: also read them, for a page on which nothing was found; else only whether they end too early.
     """
-    streams = list(_streams(page))
-    if any(_ends_early(stream) for stream in streams):
+    contents = page.obj.get("/Contents")
+    parts = [*contents] if isinstance(contents, pikepdf.Array) else [] if contents is None else [contents]
+    streams = [part for part in parts if isinstance(part, pikepdf.Stream)]
+    if len(streams) < len(parts) or any(_ends_early(stream) for stream in streams):
         return True
     if not thorough:
         return False
@@ -42,13 +43,6 @@ def contents_broken(page: pikepdf.Page, *, thorough: bool) -> bool:
         return True
     # A reader leaves out what it does not know; who finds more of that than of anything else has found garbage.
     return 2 * sum(known) <= len(known)
-
-
-def _streams(page: pikepdf.Page) -> Iterator[pikepdf.Stream]:
-    contents = page.obj.get("/Contents")
-    for each in contents if isinstance(contents, pikepdf.Array) else [contents]:
-        if isinstance(each, pikepdf.Stream):
-            yield each
 
 
 def _ends_early(stream: pikepdf.Stream) -> bool:

@@ -268,6 +268,16 @@ def test_what_ends_too_early_is_found_without_reading_all(tmp_path: Path) -> Non
     assert find_fault(_contents(tmp_path / "in.pdf", *BROKEN["cut"]), 0, thorough=False) == "content_broken"
 
 
+def test_contents_that_are_named_and_not_there_are_broken(tmp_path: Path) -> None:
+    """One of two streams, of which the other is whole."""
+    path = _contents(tmp_path / "in.pdf", OPERATORS, Name.FlateDecode)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        page = pdf.pages[0]
+        page.obj.Contents = Array([page.obj.Contents, Dictionary()])
+        pdf.save()
+    assert find_fault(path, 0, thorough=False) == "content_broken"
+
+
 @pytest.mark.parametrize("data", [OPERATORS, OPERATORS[:-4], OPERATORS + b"\r\n"])
 def test_whole_contents_are_not_suspected(data: bytes, tmp_path: Path) -> None:
     """With their checksum, without it, or with a line's end behind it; nor are none at all."""
