@@ -54,13 +54,13 @@ def ocr_chunk(
     page_end: int,
     options: dict[str, Any] | None = None,
     missing_pages: Sequence[int] = (),
-    broken_pages: Sequence[int] = (),
+    broken_pages: Sequence[tuple[int, str]] = (),
 ) -> str:
     """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results.
 
     :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
     :param missing_pages: pages that the document names and does not contain. No chunk has them; the first names them.
-    :param broken_pages: pages in whose place the document has something else: there is nothing to read.
+    :param broken_pages: pages of which nothing is left to be read, each with the reason.
     """
     missing = {page: sentence(page, PageStatus.MISSING, "page_missing") for page in missing_pages}
     for page, message in missing.items():
@@ -75,8 +75,9 @@ def ocr_chunk(
     if done:
         progress.report(self, done=len(done), total=len(pages))
     unread = [page for page in pages if page not in there]
-    found = (PageResult.because(page, PageStatus.UNREADABLE, "not_a_page") for page in unread if page in broken_pages)
-    recognised = _recognised(document_id, [page for page in unread if page not in broken_pages], chosen)
+    broken = dict(broken_pages)
+    found = (PageResult.because(page, PageStatus.UNREADABLE, broken[page]) for page in unread if page in broken)
+    recognised = _recognised(document_id, [page for page in unread if page not in broken], chosen)
     for result in chain(found, recognised):
         done.append(StoredPage(result=result, run=run, options=chosen.digest))
         # Stored before it is reported: what is shown as read can be read.

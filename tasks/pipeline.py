@@ -109,7 +109,7 @@ def _start(
 
 def _known_faults(found: Preflight, first: int, last: int) -> dict[str, Any]:
     """What the chunk of pages ``first`` to ``last`` is told of the document; nothing where all is well."""
-    broken = [page for page in found.broken_pages if first <= page <= last]
+    broken = [(page, reason) for page, reason in found.broken_pages if first <= page <= last]
     missing = found.missing_pages if first == 1 else ()
     return {**({"missing_pages": missing} if missing else {}), **({"broken_pages": broken} if broken else {})}
 

@@ -88,8 +88,8 @@ class Preflight:
     #: Pages, by their place in the page tree from 1, that the document names and does not contain; they are not among
     #: ``pages``.
     missing_pages: tuple[int, ...] = ()
-    #: Pages in whose place the document has something else; they are among ``pages``, and look empty.
-    broken_pages: tuple[int, ...] = ()
+    #: Pages of which nothing is left, each with the reason; they are among ``pages``, and look empty.
+    broken_pages: tuple[tuple[int, str], ...] = ()
 
 
 def check(
@@ -128,7 +128,7 @@ def check(
         repaired=verdict["repaired"],
         text_pages=verdict["text_pages"],
         missing_pages=tuple(verdict["missing_pages"]),
-        broken_pages=tuple(verdict["broken_pages"]),
+        broken_pages=tuple((page, reason) for page, reason in verdict["broken_pages"]),
     )
 
 

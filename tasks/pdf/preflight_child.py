@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from tasks.pdf.sandbox import allow_cpu, confine
 
 #: CPU seconds for counting pages with text: 5,000 pages take 0.2.
 _TEXT_SECONDS = 4
+
+#: What qpdf says of a file whose table of objects is gone: it looks for them itself.
+_RECONSTRUCTED = "reconstruct cross-reference"
 
 #: Form fields that are looked at for a signature; a form has hundreds, a hostile one millions.
 _MAX_FIELDS = 10_000
@@ -92,34 +96,44 @@ def _is_signed(field: pikepdf.Dictionary) -> bool:
 
 
 class _Tree(NamedTuple):
-    """What the page tree says: the places, from 1, that have no page, and those with something else than a page."""
+    """What the page tree says: the places, from 1, that have no page, and what is wrong with others, by its reason."""
 
     missing: list[int]
-    broken: list[int]
+    broken: list[tuple[int, str]]
 
 
 def _page_tree(path: Path) -> _Tree:
     """A reader sees the document without missing pages, and broken ones empty.
 
-    Nothing is found where the tree cannot be walked.
+    Nothing is found where the tree cannot be walked. In a file that has lost its own table of objects, a page without
+    contents has lost them; elsewhere it is just empty.
     """
     missing: list[int] = []
-    broken: list[int] = []
+    broken: list[tuple[int, str]] = []
     try:
         # Before qpdf mends the tree, which it does when it pushes attributes down to the pages.
         with pikepdf.open(path, inherit_page_attributes=False) as pdf:
+            damaged = any(_RECONSTRUCTED in str(warning) for warning in pdf.get_warnings())
             for place, leaf in enumerate(_leaves(pdf), start=1):
                 if leaf is None:
                     missing.append(place)
-                elif not leaf:
-                    broken.append(place)
+                elif leaf is not _Leaf.WHOLE and (damaged or leaf is _Leaf.NO_PAGE):
+                    broken.append((place, leaf.value))
     except Exception:  # whatever a broken object makes it raise
         return _Tree([], [])
     return _Tree(missing, broken)
 
 
-def _leaves(pdf: pikepdf.Pdf) -> Iterator[bool | None]:
-    """Of each place of the page tree, in order: whether there is a page, None where there is nothing.
+class _Leaf(Enum):
+    """What stands in a place of the page tree; the value is the reason that it gives a page."""
+
+    WHOLE = ""
+    EMPTY = "content_broken"
+    NO_PAGE = "not_a_page"
+
+
+def _leaves(pdf: pikepdf.Pdf) -> Iterator[_Leaf | None]:
+    """Of each place of the page tree, in order: what is there, None where there is nothing.
 
     :raises ValueError: for a tree that is a node of itself.
     """
@@ -139,7 +153,10 @@ def _leaves(pdf: pikepdf.Pdf) -> Iterator[bool | None]:
             waiting.extend((kid, has_box) for kid in reversed([*kids]))
         else:
             # Every page has a size, be it from above, and says that it is one; a reader looks at what has contents.
-            yield "/Contents" in node or (has_box and node.get("/Type", Name.Page) == Name.Page)
+            if "/Contents" in node:
+                yield _Leaf.WHOLE
+            else:
+                yield _Leaf.EMPTY if has_box and node.get("/Type", Name.Page) == Name.Page else _Leaf.NO_PAGE
 
 
 def _pdfium_pages(path: Path) -> int | None:
@@ -220,7 +237,9 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
         tree = _page_tree(path)
         verdict["missing_pages"] = tree.missing
         # As the document is counted, without the missing ones.
-        verdict["broken_pages"] = [place - sum(each < place for each in tree.missing) for place in tree.broken]
+        verdict["broken_pages"] = [
+            (place - sum(each < place for each in tree.missing), reason) for place, reason in tree.broken
+        ]
         _say({**verdict, "text_pages": sum(_has_text(pdf, index) for index in range(pages))})
 
 

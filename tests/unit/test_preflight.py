@@ -161,7 +161,7 @@ def by_hand(path: Path, second: bytes | None) -> Path:
 def test_an_object_that_is_no_page_is_reported(kind: str, tmp_path: Path) -> None:
     """A reader shows an empty page in its place; nothing of a page is left to be read."""
     found = look(by_hand(tmp_path / "in.pdf", ROTTEN[kind]))
-    assert (found.pages, found.missing_pages, found.broken_pages) == (3, (), (2,))
+    assert (found.pages, found.missing_pages, found.broken_pages) == (3, (), ((2, "not_a_page"),))
 
 
 @pytest.mark.parametrize("kind", [None, b"42", b"(a string)", b"null"])
@@ -175,6 +175,18 @@ def test_an_empty_page_is_a_page(tmp_path: Path) -> None:
     """It has a size, and nothing else."""
     found = look(by_hand(tmp_path / "in.pdf", b"<</Type/Page/Parent 6 0 R/MediaBox[0 0 9 9]>>"))
     assert (found.pages, found.missing_pages, found.broken_pages) == (3, (), ())
+
+
+def test_a_page_of_a_damaged_file_that_has_no_contents_has_lost_them(tmp_path: Path) -> None:
+    """An empty page of a whole file is just empty."""
+    path = document(tmp_path / "in.pdf", pages=3, object_stream_mode=pikepdf.ObjectStreamMode.disable)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        del pdf.pages[2].obj.Contents
+        pdf.save(object_stream_mode=pikepdf.ObjectStreamMode.disable)
+    assert look(path).broken_pages == ()
+    path.write_bytes(path.read_bytes().replace(b"trailer", b"tr_iler"))
+    found = look(path)
+    assert (found.pages, found.repaired, found.broken_pages) == (3, True, ((3, "content_broken"),))
 
 
 def test_the_page_that_is_too_large_is_named(tmp_path: Path) -> None:
