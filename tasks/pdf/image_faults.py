@@ -61,6 +61,8 @@ def find_fault(path: Path, index: int, *, thorough: bool) -> str | None:
 
 
 def _fault(image: pikepdf.Stream, *, thorough: bool) -> str | None:
+    if thorough and _filters(image)[-1] not in _END_MARKS and _expected_or_zero(image) > _MOST_BYTES:
+        return "image_too_large"
     short = _looks_short(image)
     if not (thorough or short):
         return None
@@ -82,6 +84,13 @@ def _area(page: pikepdf.Page) -> float:
 def opened(path: Path) -> pikepdf.Pdf:
     """The document, which is kept: a child looks at one, page after page."""
     return pikepdf.open(path)
+
+
+def _expected_or_zero(image: pikepdf.Stream) -> int:
+    try:
+        return _expected_bytes(image)
+    except (LookupError, TypeError, ValueError):
+        return 0
 
 
 def _filters(image: pikepdf.Stream) -> list[str]:
@@ -146,6 +155,8 @@ _END_MARKS: Mapping[str, int] = MappingProxyType({"/DCTDecode": 0xFFD9, "/JPXDec
 _TAIL = 64
 #: pikepdf decodes these by themselves only, not behind another filter.
 _READ_BY_PILLOW = frozenset({"/DCTDecode", "/JPXDecode"})
+#: What an image may take once it is unpacked; qpdf calls a larger one broken, for want of memory.
+_MOST_BYTES = 1 << 29
 #: An image that covers so much of the page is a scan of it, not an ornament.
 _SCAN_SHARE = 0.25
 _UNDONE_BY_QPDF = frozenset({"/FlateDecode", "/LZWDecode", "/RunLengthDecode", "/ASCII85Decode", "/ASCIIHexDecode"})

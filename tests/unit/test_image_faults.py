@@ -293,6 +293,17 @@ def test_bytes_behind_a_whole_image_do_no_harm(tmp_path: Path) -> None:
     assert find_fault(padded, 0, thorough=False) is None
 
 
+def test_an_image_that_takes_too_much_memory_is_named(tmp_path: Path) -> None:
+    """It is not broken; it is not unpacked to find out."""
+    data, about = _flate()
+    path = _document(tmp_path / "in.pdf", (data, about))
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        (image,) = pdf.pages[0].obj.Resources.XObject.values()
+        image.Width, image.Height = 30_000, 30_000
+        pdf.save(compress_streams=False, stream_decode_level=pikepdf.StreamDecodeLevel.none)
+    assert find_fault(path, 0, thorough=True) == "image_too_large"
+
+
 def test_the_resources_of_a_page_may_be_anything(tmp_path: Path) -> None:
     """A page without any draws an image that is missing."""
     path = _document(tmp_path / "in.pdf", _jpeg())
