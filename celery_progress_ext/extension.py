@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
-from celery_progress_ext import canvas, context
+from celery_progress_ext import canvas, context, ids
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.config import TICK, Settings
 from celery_progress_ext.context import ProcessContext
@@ -25,7 +25,7 @@ from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
 from celery_progress_ext.recovery.tick_trace import TickTrace
-from celery_progress_ext.storage import Database
+from celery_progress_ext.storage import Database, lookups
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
 from celery_progress_ext.story import JobTrackingService, OCRChunkService
@@ -216,6 +216,20 @@ class CeleryProgress:
         """This run's attempt, the fencing token for what it writes; 0 for a first run that is not recorded yet."""
         work: Work | None = self.heartbeats.get(task.request.id)
         return (work.attempt or 0) if work else 0
+
+    def run(self, task: Task) -> int:
+        """The run of the job that a task works for: 1, and one more with each retry.
+
+        What an earlier attempt of the same run has stored, a chunk need not do again.
+
+        :raises DatabaseAway: for a task that was sent again, where the database does not answer.
+        """
+        found = ids.parse(task.request.id)
+        if found is None or (found.chunk_index is not None and found.dispatch == 1):
+            # A retry sends chunks under new ids, so this one is of the first run.
+            return 1
+        job = lookups.job(self.database, found.job_id)
+        return 1 if job is None else job.run
 
     def job(self, job_id: str, *, wait: float = 0.0) -> TrackedJob:
         """The handle of a job that was published before, here or elsewhere.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from celery import Task
 
-from celery_progress_ext import ids
+from celery_progress_ext import ProgressError, ids
 from tasks.celery_app import app, progress, settings
 from tasks.documents import DocumentStore
 from tasks.engines import OcrEngine, make_engine
@@ -18,6 +19,7 @@ from tasks.limits import merge_seconds
 from tasks.merge import merge
 from tasks.options import OcrOptions
 from tasks.page_results import PageResult, PageStatus, sentence
+from tasks.page_store import StoredPage
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
 
@@ -52,36 +54,78 @@ def ocr_chunk(
     page_end: int,
     options: dict[str, Any] | None = None,
     missing_pages: Sequence[int] = (),
+    broken_pages: Sequence[tuple[int, str]] = (),
 ) -> str:
     """Recognise pages ``page_start`` to ``page_end`` (from 1, inclusive); the reference to their results.
 
     :param options: ``OcrOptions`` as a dictionary; the deployment's where there are none.
     :param missing_pages: pages that the document names and does not contain. No chunk has them; the first names them.
+    :param broken_pages: pages of which nothing is left to be read, each with the reason.
     """
-    for page in missing_pages:
-        progress.reservation(self, page=page, message=sentence(page, PageStatus.MISSING, "page_missing"))
+    missing = {page: sentence(page, PageStatus.MISSING, "page_missing") for page in missing_pages}
+    for page, message in missing.items():
+        progress.reservation(self, page=page, message=message)
     chosen = OcrOptions.default(settings) if options is None else OcrOptions.from_dict(options)
+    job_id, chunk_index = _place(self)
+    run, pages = _run(self), range(page_start, page_end + 1)
+    there = _store().pages.pages(job_id, chunk_index, run=run, options=chosen.digest)
+    done = [there[page] for page in pages if page in there]
+    for stored in done:
+        _report(self, stored.result, missing)
+    if done:
+        progress.report(self, done=len(done), total=len(pages))
+    unread = [page for page in pages if page not in there]
+    broken = dict(broken_pages)
+    found = (PageResult.because(page, PageStatus.UNREADABLE, broken[page]) for page in unread if page in broken)
+    recognised = _recognised(document_id, [page for page in unread if page not in broken], chosen)
+    for result in chain(found, recognised):
+        done.append(StoredPage(result=result, run=run, options=chosen.digest))
+        # Stored before it is reported: what is shown as read can be read.
+        _store().pages.write_page(job_id, chunk_index, done[-1])
+        _report(self, result, missing)
+        progress.report(self, done=len(done), total=len(pages))
+    done.sort(key=lambda page: page.result.page)
+    return _store().pages.write_chunk(job_id, chunk_index, progress.attempt(self), done)
+
+
+def _report(task: Task, result: PageResult, missing: Mapping[int, str]) -> None:
+    """Name a page that was not wholly read.
+
+    :param missing: what was said of the places in the file's page tree that have no page: another page may have the
+        number of such a place, and both are named.
+    """
+    if result.status.reservation:
+        sentences = filter(None, [missing.get(result.page), result.message])
+        progress.reservation(task, page=result.page, message=" ".join(sentences))
+
+
+def _recognised(document_id: str, pages: Sequence[int], chosen: OcrOptions) -> Iterator[PageResult]:
+    """Read these pages; where there are none, the original is not looked at."""
+    if not pages:
+        return
     timeout = settings.ocr_page_timeout
-    results: list[PageResult] = []
     with (
         _store().open_original(document_id) as original,
         PageRenderer(original, dpi=chosen.dpi, mode=chosen.mode, timeout=timeout) as renderer,
     ):
-        pages = range(page_start, page_end + 1)
-        for result in recognise_pages(
+        yield from recognise_pages(
             pages,
             renderer,
             _engine(chosen.engine, chosen.language),
             page_timeout=timeout,
             asks_for=chosen.asks_for,
             rotate_pages=chosen.rotate_pages,
-        ):
-            results.append(result)
-            if result.status.reservation:
-                progress.reservation(self, page=result.page, message=result.message or "")
-            progress.report(self, done=len(results), total=len(pages))
-    job_id, chunk_index = _place(self)
-    return _store().write_chunk(job_id, chunk_index, progress.attempt(self), results)
+        )
+
+
+def _run(task: Task) -> int:
+    """The run that the task works for; where the database does not say, one before any other: of such pages, a later
+    attempt uses only those that were wholly read.
+    """
+    try:
+        return progress.run(task)
+    except ProgressError:
+        return 0
 
 
 @app.task(bind=True, name="tasks.merge_document", **_RETRIES)  # type: ignore[untyped-decorator]
@@ -106,7 +150,7 @@ def merge_document(self: Task, references: list[str], document_id: str, pages: i
 def _read(task: Task, references: list[str], pages: int) -> Iterator[PageResult]:
     """The pages of one chunk after the other, reported as they are passed on."""
     for reference in references:
-        results = _store().read_chunk(reference)
+        results = _store().pages.read_chunk(reference)
         yield from results
         progress.report(task, done=results[-1].page, total=pages)
 

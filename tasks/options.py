@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,6 +96,12 @@ class OcrOptions:
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for a task's message."""
         return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """What tells pages apart that were read otherwise: 16 hexadecimal digits."""
+        record = {name: value for name, value in self.to_dict().items() if name != "chunk_pages"}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:

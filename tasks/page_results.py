@@ -76,7 +76,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "image_missing": Reason(_READ_IN_PART, "has an image that is missing"),
         "image_undecodable": Reason(_READ_IN_PART, "has an image that cannot be decoded"),
         "image_incomplete": Reason(_READ_IN_PART, "has an image that ends too early"),
-        "content_broken": Reason(_READ_IN_PART, "has contents that are broken: {detail}"),
+        "image_too_large": Reason(_READ_IN_PART, "has an image that takes too much memory"),
+        "hidden_layer": Reason(_READ_IN_PART, "has an image on a layer that is switched off"),
+        "content_broken": Reason(_READ_IN_PART, "has contents that are broken"),
         # What keeps a page from being seen.
         "no_area": Reason(_UNREADABLE, "has no visible area"),
         "too_large": Reason(_UNREADABLE, "is too large to be read"),
@@ -87,6 +89,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "recognition_failed": Reason(_UNREADABLE, "could not be recognised: {detail}"),
         "recognition_timeout": Reason(_UNREADABLE, "could not be recognised within {seconds:.0f} s"),
         # What was never looked at.
+        "not_a_page": Reason(_UNREADABLE, "is no page: the file has something else in its place"),
         "page_missing": Reason((PageStatus.MISSING,), "is missing from the file"),
         "chunk_failed": Reason((PageStatus.MISSING,), "was not read, because its chunk failed"),
     }

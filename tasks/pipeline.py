@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -40,6 +41,7 @@ def submit(
     filename: str,
     document_id: str | None = None,
     options: OcrOptions | None = None,
+    checking: AbstractContextManager[None] | None = None,
 ) -> TrackedJob:
     """Check the document at ``path``, keep a copy and start its job. Where that fails, nothing is left behind.
 
@@ -47,6 +49,7 @@ def submit(
 
     :param document_id: a new one is made unless given; it must not be taken.
     :param options: how it is read; as the deployment has it unless given.
+    :param checking: held while the document is checked, which takes memory: a bound on how many are at once.
     :raises Refused: when the document is not accepted.
     :raises InvalidOption: for an option that cannot be used.
     :raises ValueError: for a document id that cannot be used.
@@ -59,7 +62,8 @@ def submit(
     if store.has_original(document_id):
         raise ValueError(f"there is a document {document_id!r} already")
     with tempfile.TemporaryDirectory() as scratch:
-        found = check(Path(path), scratch=Path(scratch), dpi=options.dpi, max_bytes=settings.max_upload_bytes)
+        with checking or nullcontext():
+            found = check(Path(path), scratch=Path(scratch), dpi=options.dpi, max_bytes=settings.max_upload_bytes)
         options.check_pages(found.pages)
         ranges = chunk_ranges(found.pages, options.chunk_pages)
         try:
@@ -88,10 +92,7 @@ def _start(
             app.signature(
                 "tasks.ocr_chunk",
                 args=(document_id, first, last),
-                kwargs={
-                    "options": options.to_dict(),
-                    **({"missing_pages": found.missing_pages} if first == 1 and found.missing_pages else {}),
-                },
+                kwargs={"options": options.to_dict(), **_known_faults(found, first, last)},
                 soft_time_limit=chunk.soft,
                 time_limit=chunk.hard,
             )
@@ -109,6 +110,13 @@ def _start(
         lane=lane_of(document_id, pages=pages, chunk_pages=settings.ocr_chunk_pages, spread=settings.ocr_queues),
         app=app,
     ).apply_async()
+
+
+def _known_faults(found: Preflight, first: int, last: int) -> dict[str, Any]:
+    """What the chunk of pages ``first`` to ``last`` is told of the document; nothing where all is well."""
+    broken = [(page, reason) for page, reason in found.broken_pages if first <= page <= last]
+    missing = found.missing_pages if first == 1 else ()
+    return {**({"missing_pages": missing} if missing else {}), **({"broken_pages": broken} if broken else {})}
 
 
 def _costs(found: Preflight, ranges: list[tuple[int, int]], options: OcrOptions) -> list[float] | None:

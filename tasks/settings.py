@@ -21,6 +21,7 @@ _ABOVE_ZERO = (
     "max_streams_per_address",
     "max_streams_per_credential",
     "max_upload_mb",
+    "max_preflights",
     "ocr_dpi",
     "ocr_chunk_pages",
     "ocr_queues",
@@ -58,6 +59,8 @@ class ServiceSettings:
     max_streams_per_address: int = 2500
     max_streams_per_credential: int = 2500
     max_upload_mb: int = 500
+    #: Uploads that a web process checks at once; each takes up to half a gigabyte of memory, and a core.
+    max_preflights: int = 2
     ocr_engine: str = "tesseract"
     ocr_language: str = "eng"
     ocr_mode: str = "skip"
@@ -105,6 +108,7 @@ class ServiceSettings:
             max_streams_per_address=_number(given, "MAX_STREAMS_PER_ADDRESS", cls.max_streams_per_address),
             max_streams_per_credential=_number(given, "MAX_STREAMS_PER_CREDENTIAL", cls.max_streams_per_credential),
             max_upload_mb=_number(given, "MAX_UPLOAD_MB", cls.max_upload_mb),
+            max_preflights=_number(given, "MAX_PREFLIGHTS", cls.max_preflights),
             ocr_engine=given.get("OCR_ENGINE", cls.ocr_engine),
             ocr_language=given.get("OCR_LANGUAGE", cls.ocr_language),
             ocr_mode=given.get("OCR_MODE", cls.ocr_mode),

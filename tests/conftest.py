@@ -24,7 +24,12 @@ from tests.support.rabbit import RabbitServer
 from tests.support.services import missing, rabbit_or_skip
 from tests.support.waiting import wait_for as _wait_for
 
-pytest_plugins = ["tests.support.pytest_celery_local", "tests.support.chords", "tests.support.rows"]
+pytest_plugins = [
+    "tests.support.pytest_celery_local",
+    "tests.support.chords",
+    "tests.support.rows",
+    "tests.support.web_service",
+]
 
 #: What Chromium would otherwise ask the network for, unasked.
 _QUIET_CHROMIUM = [

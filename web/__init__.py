@@ -14,7 +14,22 @@ from tasks import celery_app, file_permissions
 from tasks.documents import DocumentStore
 from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
-from web import auth, documents, headers, health, jobs, keys, logs, openapi, pages, problems, results, streams, uploads
+from web import (
+    auth,
+    documents,
+    headers,
+    health,
+    job_pages,
+    jobs,
+    keys,
+    logs,
+    openapi,
+    pages,
+    problems,
+    results,
+    streams,
+    uploads,
+)
 from web.credentials import Credentials
 from web.key_ring import KeyRing
 from web.one_time import OneTime
@@ -72,7 +87,10 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
             max_streams_per_credential=settings.max_streams_per_credential,
         ),
     )
-    for blueprint in (documents.blueprint, jobs.blueprint, results.blueprint, keys.blueprint, openapi.blueprint):
+    job_pages.install(app, progress, store.pages)
+    results.install(app, settings.documents_url, files_group=settings.files_group)
+    documents.install(app, preflights=settings.max_preflights)
+    for blueprint in (jobs.blueprint, keys.blueprint, openapi.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     health.install(app, progress, store)
     app.register_blueprint(pages.blueprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import structlog
-from flask import Blueprint, Response, current_app, jsonify, request, url_for
+from flask import Blueprint, Flask, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from tasks import pipeline
@@ -13,11 +13,31 @@ from tasks.pdf.preflight import Refused
 from web import uploads
 from web.auth import authorize, require_grant
 from web.problems import Problem
+from web.slots import Slots
 
 log = structlog.get_logger(__name__)
 blueprint = Blueprint("documents", __name__)
 
+_EXTENSION = "web_preflight_slots"
+#: How long an upload waits until it is checked, in seconds.
+WAIT_SECONDS = 20.0
+
 _KINDS = {413: "too-large", 415: "not-a-pdf", 422: "refused"}
+
+
+def install(app: Flask, *, preflights: int) -> None:
+    """Take documents in, of which so many are checked at once in this process: each takes memory and a core."""
+    app.extensions[_EXTENSION] = Slots(
+        preflights,
+        wait_seconds=WAIT_SECONDS,
+        sentence="Many documents are being checked right now. Nothing of yours was kept; send it again in a moment.",
+    )
+    app.register_blueprint(blueprint, url_prefix="/api")
+
+
+def _slots() -> Slots:
+    slots: Slots = current_app.extensions[_EXTENSION]
+    return slots
 
 
 @blueprint.post("/documents")
@@ -43,7 +63,8 @@ def submit() -> Response:
     with uploads.on_disk(upload, max_bytes=max_bytes) as path:
         try:
             options = pipeline.options_from(request.form)
-            job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=options)
+            checking = _slots().taken()
+            job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=options, checking=checking)
         except InvalidOption as error:
             raise Problem(400, "bad-option", error.message, option=error.option) from None
         except OSError as error:
@@ -74,9 +95,11 @@ def links(job_id: str) -> dict[str, str]:
         "events": f"{job}/events",
         "chunks": f"{job}/chunks",
         "history": f"{job}/history",
+        "pages": f"{job}/pages",
         "retry": f"{job}/retry",
         "cancel": f"{job}/cancel",
         "result": f"{job}/result.pdf",
         "text": f"{job}/result.txt",
         "json": f"{job}/result.json",
+        "partial": f"{job}/result.pdf?partial=1",
     }

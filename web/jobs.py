@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from celery_progress_ext import CeleryProgress, JobSnapshot
 from tasks.keys import Role
 from web.auth import authorize, require_grant
-from web.problems import Problem
+from web.numbers import number
 
 log = structlog.get_logger(__name__)
 blueprint = Blueprint("jobs", __name__)
@@ -38,7 +38,7 @@ def readable_job(job_id: str, role: Role = Role.READ) -> JobSnapshot:
 @blueprint.get("/jobs")
 def index() -> Response:
     """Snapshots, newest first: of ``matter_id``, or of every matter that the credential opens. ``limit`` up to 200."""
-    limit = _number("limit", default=50, least=1, most=_MAX_JOBS)
+    limit = number("limit", default=50, least=1, most=_MAX_JOBS)
     active = request.args.get("active", "") in ("1", "true")
     grant = require_grant()
     if "matter_id" in request.args:
@@ -67,8 +67,8 @@ def chunks(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/history")
 def history(job_id: str) -> Response:
     """What happened to a job after the version ``after``, oldest first; at most ``limit`` (1000) events."""
-    after = _number("after", default=0, least=0, most=2**63 - 1)
-    limit = _number("limit", default=_MAX_EVENTS, least=1, most=_MAX_EVENTS)
+    after = number("after", default=0, least=0, most=2**63 - 1)
+    limit = number("limit", default=_MAX_EVENTS, least=1, most=_MAX_EVENTS)
     readable_job(job_id)
     return jsonify(progress().jobs.history(job_id, after=after, limit=limit))
 
@@ -89,14 +89,3 @@ def cancel(job_id: str) -> tuple[Response, int]:
     snapshot = progress().cancel(job_id)
     log.info("job_cancelled", job_id=job_id)
     return jsonify(snapshot.to_dict()), 202
-
-
-def _number(name: str, *, default: int, least: int, most: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    # Unicode has more digits than int() and databases agree on.
-    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-    if not least <= value <= most:
-        raise Problem(400, "bad-parameter", f"`{name}` must be a whole number from {least} to {most}.")
-    return value

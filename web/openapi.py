@@ -16,6 +16,7 @@ from tasks.documents import OUTPUT_SUFFIXES
 from tasks.engines import ENGINES
 from tasks.keys import Role
 from tasks.options import CHUNK_PAGES, DPI
+from tasks.page_results import PageStatus
 from tasks.settings import MODES
 
 blueprint = Blueprint("openapi", __name__)
@@ -86,6 +87,19 @@ _SCHEMAS: dict[str, Schema] = {
             "page_start": _COUNT,
             "page_end": _COUNT,
             "status": {"enum": [status.value for status in ChunkStatus]},
+        }
+    ),
+    "Page": _object(
+        {
+            "page": {"type": "integer", "minimum": 1},
+            "status": _or_null({"enum": [status.value for status in PageStatus]}),
+            "reason": _or_null({"type": "string"}),
+            "message": _or_null({"type": "string"}),
+            "confidence": _or_null({"type": "number"}),
+            "doubtful": {"type": "boolean"},
+            "chunk_index": _COUNT,
+            "chunk_status": {"enum": [status.value for status in ChunkStatus]},
+            "text": _or_null({"type": "string", "description": "The address of the page's text."}),
         }
     ),
     "Event": _object({"type": {"type": "string"}, "version": _COUNT}),
@@ -208,6 +222,7 @@ def _change(summary: str) -> Schema:
     return _operation(summary, _answers({202: _json(_ref("Job"))}, *_ALWAYS, 404, 409), _JOB)
 
 
+_TEXT = {"description": "Text.", "content": {"text/plain; charset=utf-8": {"schema": {"type": "string"}}}}
 _BINARY = {
     "description": "The file, or a part of it.",
     "content": {kind: _file(kind) for kind in ("application/pdf", "text/plain; charset=utf-8", "application/json")},
@@ -265,6 +280,30 @@ PATHS: dict[str, Schema] = {
             },
             _JOB,
             _parameter("path", "suffix", {"enum": [*OUTPUT_SUFFIXES]}),
+            _parameter(
+                "query", "partial", {"enum": ["1", "true"], "description": "The PDF of what is there meanwhile."}
+            ),
+        )
+    },
+    "/api/jobs/{job_id}/pages": {
+        "get": _read(
+            "What is known of each page, as soon as it is read.",
+            _list("Page"),
+            _JOB,
+            _parameter("query", "after", {"type": "integer", "minimum": 0, "maximum": 10**9}),
+            _limit(1000),
+            problems=(400, 404),
+        )
+    },
+    "/api/jobs/{job_id}/pages/{page}.txt": {
+        "get": _operation(
+            "What a page says, as soon as it is read.",
+            {
+                **_answers({200: _TEXT}, *_ALWAYS, 404, 409),
+                "304": {"description": "It has not changed."},
+            },
+            _JOB,
+            _parameter("path", "page", {"type": "integer", "minimum": 1, "maximum": 10**9}),
         )
     },
     "/api/keys": {

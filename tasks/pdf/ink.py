@@ -23,6 +23,8 @@ _MOST_PIXELS = 4_000_000
 _LEAST_CONTRAST = 6
 #: How many times the paper's grain (its standard deviation) ink differs from it.
 _GRAIN_FACTOR = 5
+#: A difference from the paper that is ink on any page: one full of fine print seems to have a coarse grain.
+_MOST_CONTRAST = 64
 #: The paper is taken square by square of so many pixels, because light falls unevenly on it.
 _SQUARE = 64
 #: From the middle half of a normal distribution to its standard deviation.
@@ -50,7 +52,7 @@ def ink_mask(gray: Gray) -> Mask:
     low, paper, high = np.percentile(squares, (25, 50, 75), axis=2)
     # The grain of the page, not of the square: one full of print has none of its own.
     grain = float(np.median(high - low)) / _QUARTILES_TO_DEVIATION
-    contrast = max(_LEAST_CONTRAST, _GRAIN_FACTOR * grain)
+    contrast = min(max(_LEAST_CONTRAST, _GRAIN_FACTOR * grain), _MOST_CONTRAST)
     # A square that is full of ink takes its paper from its neighbours.
     around = np.lib.stride_tricks.sliding_window_view(np.pad(paper, 1, mode="edge"), (3, 3))
     paper = np.median(around, axis=(2, 3))

@@ -19,6 +19,8 @@ from tasks.pdf.costs import PageWeight
 from tasks.pdf.geometry import MIN_DPI
 
 MAX_PAGES = 20_000
+#: What a check may allocate: 20,000 pages take 0.1 GB, and a service checks several documents at once.
+MEMORY_BYTES = 448 << 20
 
 #: Junk before the header is common (mail gateways, HTTP answers saved whole); readers look this far for it.
 _HEADER_WITHIN = 1024
@@ -84,8 +86,11 @@ class Preflight:
     repaired: bool
     #: How many pages carry text already; None where counting took too long.
     text_pages: int | None
-    #: Pages, counted from 1, that the document names and does not contain; they are not among ``pages``.
+    #: Pages, by their place in the page tree from 1, that the document names and does not contain; they are not among
+    #: ``pages``.
     missing_pages: tuple[int, ...] = ()
+    #: Pages of which nothing is left, each with the reason; they are among ``pages``, and look empty.
+    broken_pages: tuple[tuple[int, str], ...] = ()
     #: What each page weighs, for what it is expected to cost; empty where that is not known.
     weights: tuple[PageWeight, ...] = ()
 
@@ -98,7 +103,7 @@ def check(
     max_bytes: int = 500_000_000,
     max_pages: int = MAX_PAGES,
     timeout: float = 60.0,
-    memory_bytes: int = sandbox.MEMORY_BYTES,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Preflight:
     """Look at a document without trusting it. ``scratch`` is an existing folder for a repaired copy.
 
@@ -126,6 +131,7 @@ def check(
         repaired=verdict["repaired"],
         text_pages=verdict["text_pages"],
         missing_pages=tuple(verdict["missing_pages"]),
+        broken_pages=tuple((page, reason) for page, reason in verdict["broken_pages"]),
         weights=tuple(PageWeight.from_json(weight) for weight in verdict.get("weights", ())),
     )
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pikepdf
 import pypdfium2
 import pypdfium2.raw as pdfium_c
+from pikepdf import Name
 
 from tasks.pdf.costs import PageWeight, weights_of
 from tasks.pdf.geometry import fitting_dpi
@@ -29,6 +31,8 @@ _TEXT_SECONDS = 4
 _WEIGHT_SECONDS = 8
 #: Images of a page that are weighed.
 _MAX_IMAGES = 200
+#: What qpdf says of a file whose table of objects is gone: it looks for them itself.
+_RECONSTRUCTED = "reconstruct cross-reference"
 
 #: Form fields that are looked at for a signature; a form has hundreds, a hostile one millions.
 _MAX_FIELDS = 10_000
@@ -96,32 +100,68 @@ def _is_signed(field: pikepdf.Dictionary) -> bool:
     return isinstance(value, pikepdf.Dictionary) and "/ByteRange" in value and "/Contents" in value
 
 
-def _missing_pages(path: Path) -> list[int]:
-    """Which pages, from 1, the page tree names and has not: a reader sees the document without them. [] where the tree
-    is sound, or cannot be walked.
+class _Tree(NamedTuple):
+    """What the page tree says: the places, from 1, that have no page, and what is wrong with others, by its reason."""
+
+    missing: list[int]
+    broken: list[tuple[int, str]]
+
+
+def _page_tree(path: Path) -> _Tree:
+    """A reader sees the document without missing pages, and broken ones empty.
+
+    Nothing is found where the tree cannot be walked. In a file that has lost its own table of objects, a page without
+    contents has lost them; elsewhere it is just empty.
     """
     missing: list[int] = []
+    broken: list[tuple[int, str]] = []
     try:
         # Before qpdf mends the tree, which it does when it pushes attributes down to the pages.
         with pikepdf.open(path, inherit_page_attributes=False) as pdf:
-            place = 0
-            waiting = [pdf.Root.get("/Pages")]
-            walked: set[tuple[int, int]] = set()
-            while waiting:
-                node = waiting.pop()
-                kids = node.get("/Kids") if isinstance(node, pikepdf.Dictionary) else None
-                if isinstance(kids, pikepdf.Array) and isinstance(node, pikepdf.Dictionary):
-                    if node.objgen in walked:
-                        return []
-                    walked.add(node.objgen)
-                    waiting.extend(reversed([*kids]))
-                    continue
-                place += 1
-                if not isinstance(node, pikepdf.Dictionary):
+            damaged = any(_RECONSTRUCTED in str(warning) for warning in pdf.get_warnings())
+            for place, leaf in enumerate(_leaves(pdf), start=1):
+                if leaf is None:
                     missing.append(place)
+                elif leaf is not _Leaf.WHOLE and (damaged or leaf is _Leaf.NO_PAGE):
+                    broken.append((place, leaf.value))
     except Exception:  # whatever a broken object makes it raise
-        return []
-    return missing
+        return _Tree([], [])
+    return _Tree(missing, broken)
+
+
+class _Leaf(Enum):
+    """What stands in a place of the page tree; the value is the reason that it gives a page."""
+
+    WHOLE = ""
+    EMPTY = "content_broken"
+    NO_PAGE = "not_a_page"
+
+
+def _leaves(pdf: pikepdf.Pdf) -> Iterator[_Leaf | None]:
+    """Of each place of the page tree, in order: what is there, None where there is nothing.
+
+    :raises ValueError: for a tree that is a node of itself.
+    """
+    waiting: list[tuple[object, bool]] = [(pdf.Root.get("/Pages"), False)]
+    walked: set[tuple[int, int]] = set()
+    while waiting:
+        node, has_box = waiting.pop()
+        if not isinstance(node, pikepdf.Dictionary):
+            yield None
+            continue
+        has_box = has_box or "/MediaBox" in node
+        kids = node.get("/Kids")
+        if isinstance(kids, pikepdf.Array):
+            if node.objgen in walked:
+                raise ValueError("the page tree goes round")
+            walked.add(node.objgen)
+            waiting.extend((kid, has_box) for kid in reversed([*kids]))
+        else:
+            # Every page has a size, be it from above, and says that it is one; a reader looks at what has contents.
+            if "/Contents" in node:
+                yield _Leaf.WHOLE
+            else:
+                yield _Leaf.EMPTY if has_box and node.get("/Type", Name.Page) == Name.Page else _Leaf.NO_PAGE
 
 
 def _pdfium_pages(path: Path) -> int | None:
@@ -234,12 +274,17 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     copy, pages = sound_copy(path, scratch)
     if pages > max_pages:
         raise _Refusal("too_many_pages", pages=pages, limit=max_pages)
-    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": []}
+    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": [], "broken_pages": []}
     with pypdfium2.PdfDocument(copy) as pdf:
         _check_sizes(pdf, dpi)
         _say({**verdict, "text_pages": None})
         allow_cpu(_TEXT_SECONDS)
-        verdict["missing_pages"] = _missing_pages(path)
+        tree = _page_tree(path)
+        verdict["missing_pages"] = tree.missing
+        # As the document is counted, without the missing ones.
+        verdict["broken_pages"] = [
+            (place - sum(each < place for each in tree.missing), reason) for place, reason in tree.broken
+        ]
         texts = [_has_text(pdf, index) for index in range(pages)]
         verdict["text_pages"] = sum(texts)
         _say(verdict)

@@ -22,7 +22,9 @@ from tasks.pdf.geometry import Geometry
 from tasks.pdf.own_words import OwnWord
 
 #: Seconds to find out why a page shows nothing. It only changes the words of a message.
-_INSPECT_SECONDS = 10.0
+_INSPECT_SECONDS = 5.0
+#: CPU seconds for drawing a page, whatever its time: what takes longer is built to, or broken.
+_RENDER_CPU_SECONDS = 20.0
 
 
 class PageUnreadable(Exception):
@@ -69,11 +71,9 @@ class PageRenderer:
     it is when it carries any text: a scan with a stamped line is lost there, and read here.
     """
 
-    def __init__(
-        self, path: Path, *, dpi: float, mode: str, timeout: float, memory_bytes: int = sandbox.MEMORY_BYTES
-    ) -> None:
-        """``timeout``: seconds for one page."""
-        self._arguments = (str(path), str(dpi), mode, str(memory_bytes))
+    def __init__(self, path: Path, *, dpi: float, mode: str, timeout: float, memory_bytes: int | None = None) -> None:
+        """``timeout``: seconds for one page. ``memory_bytes``: what the child may allocate, else by the file's size."""
+        self._arguments = (str(path), str(dpi), mode, str(memory_bytes or sandbox.memory_to_draw(path)))
         self._timeout = timeout
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -136,6 +136,7 @@ class PageRenderer:
         if self._child is None:
             self._child = sandbox.spawn("tasks.pdf.render_child", *self._arguments, stdin=subprocess.PIPE)
         child, timed_out = self._child, threading.Event()
+        request = {"do": what, "page": page, "cpu_seconds": min(seconds, _RENDER_CPU_SECONDS), **options}
 
         def give_up() -> None:
             timed_out.set()
@@ -146,7 +147,7 @@ class PageRenderer:
         clock = threading.Timer(seconds, give_up)
         clock.start()
         try:
-            child.stdin.write(json.dumps({"do": what, "page": page, "seconds": seconds, **options}).encode() + b"\n")
+            child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
             answer = json.loads(child.stdout.readline() or b"null")
             pixels = child.stdout.read(answer["bytes"]) if answer and "bytes" in answer else b""

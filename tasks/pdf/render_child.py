@@ -105,7 +105,7 @@ def main(path: str, dpi: str, mode: str, memory: str) -> None:
     pdf = pypdfium2.PdfDocument(path)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        allow_cpu(request["seconds"])
+        allow_cpu(request["cpu_seconds"])
         answer(Path(path), pdf, request, float(dpi), mode)
 
 

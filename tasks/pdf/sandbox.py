@@ -5,6 +5,7 @@ A child limits itself before it touches the file, so that a bomb costs one child
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -13,9 +14,15 @@ import sys
 from pathlib import Path
 from typing import IO
 
-#: Address space of a child. A rendered page takes 60 MB at most; the rest is what decoding its images may take.
-MEMORY_BYTES = 2 << 30
+#: What a child may allocate: with the processes around it, a job stays below 1 GB. A rendered page takes 60 MB at most;
+#: the rest is what decoding its images may take.
+MEMORY_BYTES = 544 << 20
+#: So much more for each byte of a file whose pages are drawn, and at most: a plan's scan is large, a bomb is small.
+_MEMORY_PER_BYTE, _MOST_MEMORY_BYTES = 16, 1280 << 20
+#: Address space beyond that, for libraries and for the file itself, which is mapped; none of it is allocated.
+_MAPPED_BYTES = 3 << 30
 
+_PR_SET_PDEATHSIG = 1
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -35,11 +42,27 @@ def spawn(module: str, *args: str, stdin: int | IO[bytes] = subprocess.DEVNULL) 
     )
 
 
+def memory_to_draw(path: Path) -> int:
+    """What a child may allocate that draws the pages of this file, in bytes."""
+    return min(MEMORY_BYTES + _MEMORY_PER_BYTE * path.stat().st_size, _MOST_MEMORY_BYTES)
+
+
 def confine(*, memory_bytes: int = MEMORY_BYTES) -> None:
-    """In the child, first: limit the address space, leave no core file, die of a spent CPU allowance."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    """In the child, first: limit what it may allocate, leave no core file, die of a spent CPU allowance.
+
+    It dies with the process that started it, too: a worker that was killed leaves no renderer at work behind.
+    """
+    _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes + _MAPPED_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+
+
+def _die_with_parent() -> None:
+    """On Linux; elsewhere the CPU allowance ends what the parent does not."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def allow_cpu(seconds: float) -> None:

@@ -151,6 +151,20 @@ def test_the_chunks_are_shown(browser_page: Any, job: Job) -> None:
     assert cells.nth(1).get_attribute("title") == "Chunk 2 (pages 2-2): completed"
 
 
+def test_a_page_is_read_on_the_page(browser_page: Any, job: Job) -> None:
+    """Its text is shown, as text, when its number is clicked, or reached by the keyboard."""
+    browser_page.get_by_text("Read its pages").click()
+    second = browser_page.get_by_role("button", name="Page 2: read")
+    second.focus()
+    browser_page.keyboard.press("Enter")
+    shown = browser_page.locator("[data-part=pageText]")
+    shown.wait_for()
+    words = job.texts[1].split()
+    assert sum(word in shown.text_content().split() for word in words) > 0.8 * len(words)
+    assert second.get_attribute("aria-current") == "true"
+    assert "confidence" in browser_page.locator("[data-part=pageNote]").text_content()
+
+
 def test_a_file_name_is_text(browser_page: Any, job: Job) -> None:
     """Markup in a file name is shown, not run."""
     assert browser_page.locator("[data-part=name]").first.text_content() == "<b onclick=x>scan.pdf"

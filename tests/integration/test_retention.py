@@ -41,7 +41,7 @@ class Service:
         source.write_text("%PDF")
         if document_id.isalnum():
             self.store.put_original(document_id, source)
-        self.store.write_chunk(job_id, 0, 1, [])
+        self.store.pages.write_chunk(job_id, 0, 1, [])
         self.store.publish_outputs(job_id, 1, {"pdf": source})
         return job_id
 

@@ -10,8 +10,10 @@ import pytest
 from tasks.options import DPI, OPTIONS
 from tasks.page_results import REASONS, PageStatus
 from tasks.pdf.preflight import REFUSALS
+from web.job_pages import _NOT_THERE
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def _rows(section: str, slug: str) -> list[str]:
@@ -34,6 +36,19 @@ def test_each_refusal_is_explained(reason: str) -> None:
     sentence = re.sub(r"\{[^}]*\}", "…", REFUSALS[reason][1])
     (row,) = _rows("Refusals", reason)
     assert f"| {sentence} |" in row
+
+
+def test_each_answer_about_what_is_there_is_explained() -> None:
+    """With its kind and its sentence, as the routes have them."""
+    text = (DOCS / "errors.md").read_text()
+    sources = [(ROOT / "web" / name).read_text() for name in ("job_pages.py", "results.py", "documents.py")]
+    sentences = [each.replace("{page}", "…") for each in _NOT_THERE.values()]
+    for source in sources:
+        found = re.findall(r'(?:sentence ?= ?|"not-ready", |"page-not-found", )f?"([^"]+)"', source)
+        sentences += [re.sub(r"\{[^}]*\}", "…", each) for each in found]
+    ours = [each for each in sentences if each != "The result is not in the document store any more."]
+    assert len(ours) >= len(_NOT_THERE) + 5
+    assert [each for each in ours if f"| {each} |" not in text] == []
 
 
 def test_each_status_and_option_is_listed() -> None:

@@ -10,21 +10,10 @@ from uuid import uuid4
 import pytest
 
 from tasks.documents import DocumentStore
-from tasks.engines import Word
 from tasks.page_results import PageResult, PageStatus
-from tasks.pdf.geometry import Geometry
+from tasks.page_store import StoredPage
 
-PAGES = [
-    PageResult(
-        page=1,
-        status=PageStatus.READ,
-        dpi=300,
-        geometry=Geometry((0, 0, 612, 792), 90, 3300, 2550),
-        words=(Word("naïve", 1, 2, 3, 4, 95.5, 0),),
-    ),
-    PageResult.because(2, PageStatus.UNREADABLE, "render_died"),
-    PageResult(page=3, status=PageStatus.KEPT, own_text="Schluß"),
-]
+PAGE = PageResult(page=3, status=PageStatus.KEPT, own_text="Schluß")
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -68,18 +57,6 @@ def test_an_original_that_is_not_there_is_not_found(store: DocumentStore) -> Non
         pass
 
 
-def test_chunk_results_are_read_back_by_their_reference(store: DocumentStore) -> None:
-    """Nothing of a page is lost on the way."""
-    assert store.read_chunk(store.write_chunk("job_1", 4, 2, PAGES)) == PAGES
-
-
-def test_attempts_of_a_chunk_do_not_touch_each_other(store: DocumentStore) -> None:
-    """An attempt that was given up may still write; the reference says whose result counts."""
-    first = store.write_chunk("job_1", 0, 1, PAGES)
-    store.write_chunk("job_1", 0, 2, [])
-    assert store.read_chunk(first) == PAGES
-
-
 def test_outputs_appear_when_they_are_published(store: DocumentStore, file: Callable[[str], Path]) -> None:
     """And a later attempt replaces them."""
     assert not store.has_output("job_1", "pdf")
@@ -102,11 +79,12 @@ def test_nothing_is_replaced_before_all_outputs_are_uploaded(
 def test_deleting_is_done_once_or_twice(store: DocumentStore, file: Callable[[str], Path]) -> None:
     """Cleaning up after a failure must not fail itself."""
     store.put_original("doc_1", file("x"))
-    store.write_chunk("job_1", 0, 1, PAGES)
+    store.pages.write_page("job_1", 0, StoredPage(result=PAGE, run=1, options="o"))
     for _ in range(2):
         store.delete_document("doc_1")
         store.delete_job("job_1")
     assert not store.has_original("doc_1")
+    assert store.pages.pages("job_1", 0, run=1) == {}
 
 
 @pytest.mark.parametrize("bad", ["", "..", "../x", "a/b", "/etc", ".hidden", "a\0b", "a\n", "x" * 129, "a\\..\\b"])
@@ -114,21 +92,15 @@ def test_an_id_cannot_leave_its_folder(store: DocumentStore, file: Callable[[str
     """Ids come from URLs and messages."""
     for use in (
         lambda: store.put_original(bad, file("x")),
-        lambda: store.write_chunk(bad, 0, 1, []),
+        lambda: store.pages.write_chunk(bad, 0, 1, []),
+        lambda: store.pages.pages(bad, 0, run=1),
         lambda: store.has_output(bad, "pdf"),
         lambda: store.delete_job(bad),
         lambda: store.delete_document(bad),
-        lambda: store.read_chunk(f"jobs/{bad}/chunks/0-1.json.gz"),
+        lambda: store.pages.read_chunk(f"jobs/{bad}/chunks/0-1.json.gz"),
     ):
         with pytest.raises(ValueError):
             use()
-
-
-@pytest.mark.parametrize("bad", ["jobs/j/result.pdf", "/etc/passwd", "jobs/j/chunks/../../../x-1.json.gz"])
-def test_a_reference_is_one_of_ours(store: DocumentStore, bad: str) -> None:
-    """References cross the broker."""
-    with pytest.raises(ValueError):
-        store.read_chunk(bad)
 
 
 def test_an_unknown_suffix_is_refused(store: DocumentStore) -> None:

@@ -17,7 +17,6 @@ from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
 
 CORPUS = Path(os.environ.get("CORPUS_DIR", Path(__file__).parents[2].parent / "shared" / "corpus")) / "hostile"
-MEMORY = 768 << 20
 #: Seconds for any one file, on a machine that has other things to do.
 LIMIT = 60
 
@@ -29,19 +28,19 @@ def outcome(path: Path, folder: Path) -> str:
     folder.mkdir()
     started = time.monotonic()
     try:
-        found = check(path, scratch=folder, timeout=20, memory_bytes=MEMORY)
+        found = check(path, scratch=folder, timeout=20)
     except Refused as refusal:
         return refusal.reason
-    with PageRenderer(found.path, dpi=50, mode="skip", timeout=2, memory_bytes=MEMORY) as pages:
+    with PageRenderer(found.path, dpi=50, mode="skip", timeout=2) as pages:
         results = list(recognise_pages(range(1, min(3, found.pages) + 1), pages, NullEngine(), page_timeout=2))
     with suppress(MergeFailed):  # where nothing of it could be read
-        merge(found.path, folder, results, document_id="doc_1", pages=found.pages, timeout=30, memory_bytes=MEMORY)
+        merge(found.path, folder, results, document_id="doc_1", pages=found.pages, timeout=30)
     assert time.monotonic() - started < LIMIT
     return " ".join(result.status for result in results)
 
 
 def test_every_hostile_file_gets_an_answer(tmp_path: Path) -> None:
-    """Nothing hangs and nothing raises but a refusal, with little memory for each child."""
+    """Nothing hangs and nothing raises but a refusal."""
     files = sorted(
         [*(CORPUS / "gen").iterdir(), *(CORPUS / "real").iterdir(), *sorted((CORPUS / "handbuilt").iterdir())[::4]]
     )

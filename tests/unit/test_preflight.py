@@ -132,6 +132,64 @@ def test_pages_that_are_named_and_not_there_are_reported(tmp_path: Path) -> None
     assert look(document(tmp_path / "whole.pdf", pages=3)).missing_pages == ()
 
 
+#: What stands in the place of the second of three pages.
+ROTTEN = {"a font": b"<</Type/Font>>", "nothing": b"<<>>", "no keys that are known": b"<</Type/Page/Par 1>>"}
+
+
+def by_hand(path: Path, second: bytes | None) -> Path:
+    """Three pages, of which the second is this object, or not there; without a library that would mend it."""
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Resources<<>>>>"
+    objects: dict[int, bytes | None] = {
+        1: b"<</Type/Catalog/Pages 2 0 R>>",
+        2: b"<</Type/Pages/Kids[3 0 R 6 0 R]/Count 3>>",
+        3: page,
+        4: second,
+        5: page,
+        6: b"<</Type/Pages/Parent 2 0 R/Kids[4 0 R 5 0 R]/Count 2>>",
+    }
+    content, table = b"%PDF-1.7\n", b"0000000000 65535 f \n"
+    for number, written in objects.items():
+        table += b"0000000000 00000 f \n" if written is None else b"%010d 00000 n \n" % len(content)
+        content += b"" if written is None else b"%d 0 obj\n%s\nendobj\n" % (number, written)
+    start = len(content)
+    path.write_bytes(
+        content + b"xref\n0 7\n" + table + b"trailer\n<</Size 7/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % start
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", ROTTEN)
+def test_an_object_that_is_no_page_is_reported(kind: str, tmp_path: Path) -> None:
+    """A reader shows an empty page in its place; nothing of a page is left to be read."""
+    found = look(by_hand(tmp_path / "in.pdf", ROTTEN[kind]))
+    assert (found.pages, found.missing_pages, found.broken_pages) == (3, (), ((2, "not_a_page"),))
+
+
+@pytest.mark.parametrize("kind", [None, b"42", b"(a string)", b"null"])
+def test_missing_pages_are_numbered_by_the_page_tree(kind: bytes | None, tmp_path: Path) -> None:
+    """Also in a branch of it, and where something is there that is not even a dictionary."""
+    found = look(by_hand(tmp_path / "in.pdf", kind))
+    assert (found.pages, found.missing_pages, found.broken_pages) == (2, (2,), ())
+
+
+def test_an_empty_page_is_a_page(tmp_path: Path) -> None:
+    """It has a size, and nothing else."""
+    found = look(by_hand(tmp_path / "in.pdf", b"<</Type/Page/Parent 6 0 R/MediaBox[0 0 9 9]>>"))
+    assert (found.pages, found.missing_pages, found.broken_pages) == (3, (), ())
+
+
+def test_a_page_of_a_damaged_file_that_has_no_contents_has_lost_them(tmp_path: Path) -> None:
+    """An empty page of a whole file is just empty."""
+    path = document(tmp_path / "in.pdf", pages=3, object_stream_mode=pikepdf.ObjectStreamMode.disable)
+    with pikepdf.open(path, allow_overwriting_input=True) as pdf:
+        del pdf.pages[2].obj.Contents
+        pdf.save(object_stream_mode=pikepdf.ObjectStreamMode.disable)
+    assert look(path).broken_pages == ()
+    path.write_bytes(path.read_bytes().replace(b"trailer", b"tr_iler"))
+    found = look(path)
+    assert (found.pages, found.repaired, found.broken_pages) == (3, True, ((3, "content_broken"),))
+
+
 def test_the_page_that_is_too_large_is_named(tmp_path: Path) -> None:
     """A person has to know which page to look at."""
     path = document(tmp_path / "in.pdf", pages=3)

@@ -2,6 +2,7 @@
 /** One job on the page: drawn from its newest snapshot, and from its chunks where they are seen. */
 
 import { drawChunks } from "./chunk-grid.js";
+import { PageReader } from "./page-reader.js";
 import { TERMINAL, fetchJson } from "./progress.js";
 import { clock, duration, etaText, waitingText } from "./wording.js";
 
@@ -39,6 +40,7 @@ export class JobCard {
     this.parts.retry.addEventListener("click", () => this.#post("retry"));
     this.parts.cancel.addEventListener("click", () => this.#post("cancel"));
     this.parts.more.addEventListener("toggle", () => this.#chunksSoon());
+    this.reader = new PageReader(this.parts, url);
     this.#draw();
   }
 
@@ -48,7 +50,9 @@ export class JobCard {
     const changed = counts(snapshot) !== counts(this.snapshot);
     this.snapshot = snapshot;
     this.#draw();
-    if (changed) this.#chunksSoon();
+    if (!changed) return;
+    this.#chunksSoon();
+    this.reader.refreshSoon();
   }
 
   /** What changes with the clock alone. */
@@ -81,7 +85,9 @@ export class JobCard {
     show(parts.retry, job.status in RETRY_LABELS);
     parts.retry.textContent = RETRY_LABELS[job.status] ?? "";
     show(parts.cancel, !over);
-    show(parts.results, job.status === "COMPLETED" || job.status === "PARTIAL");
+    const ready = job.status === "COMPLETED" || job.status === "PARTIAL";
+    show(parts.results, ready);
+    show(parts.partial, !ready && job.pages.done > 0);
     // Who has opened or closed it has decided; until then, what runs is open.
     if (this.wasOver !== over) parts.more.open = !over || job.failures.length > 0;
     this.wasOver = over;

@@ -1,0 +1,26 @@
+"""The service's own worker, which notes each page that it begins to read: ``PAGE PROCESS``, a line in PAGES_LOG."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tasks import recognition
+from tasks.celery_app import app
+from tests.support import objects
+
+__all__ = ["app"]
+
+_recognise = recognition._recognise
+
+
+objects.register()
+
+
+def _noted(page: int, *args: Any) -> Any:
+    with open(os.environ["PAGES_LOG"], "a") as log:
+        log.write(f"{page} {os.getpid()}\n")
+    return _recognise(page, *args)
+
+
+recognition._recognise = _noted
