@@ -55,7 +55,7 @@ def fill(store: DocumentStore, folder: Path) -> None:
     source = folder / "source"
     source.write_bytes(b"%PDF")
     store.put_original("doc", source)
-    store.write_chunk("job", 0, 1, [])
+    store.pages.write_chunk("job", 0, 1, [])
     store.publish_outputs("job", 1, {"pdf": source, "txt": source})
 
 
