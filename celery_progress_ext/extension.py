@@ -271,9 +271,10 @@ class CeleryProgress:
         """
         return audit(self.database, job_id)
 
-    def estimate_scores(self) -> list[dict[str, Any]]:
+    def estimate_scores(self, *, limit: int = 1_000) -> list[dict[str, Any]]:
         """How right the finish times have been, for each kind of jobs over its last ones (at most 200).
 
+        :param limit: at most so many kinds.
         :returns: one ``{"kind", "jobs", "phases"}`` a kind, the one that learned last first; ``phases`` has for each
             phase of a job ``{"phase", "promises", "error", "held", "width"}``: the median of |promised - actual| over
             the actual remaining time, the share of 80 % intervals that held the end, and the median of their width over
@@ -294,7 +295,7 @@ class CeleryProgress:
                     for phase, score in kind.scores().items()
                 ],
             }
-            for name, kind in self.context.snapshots.kinds.all().items()
+            for name, kind in self.context.snapshots.kinds.all(limit=limit).items()
         ]
 
     def _preload(self) -> None:

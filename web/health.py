@@ -30,6 +30,9 @@ blueprint = Blueprint("health", __name__)
 
 #: All questions together have so long; their own limits are longer, so that one that hangs is asked once. Seconds.
 ANSWER_SECONDS = 0.7
+#: Kinds of jobs whose finish times are scored: those that learned last.
+_KINDS = 20
+_SCORES_SECONDS = 0.2
 _REDIS_TIMEOUT_SECONDS = 2.0
 _TIMEOUTS = (TimeoutError, redis.TimeoutError)
 _EXTENSION = "web_health"
@@ -47,6 +50,13 @@ class Probes:
         self._queue = Bounded(partial(_connect, progress))
         self._store = Bounded(store.probe)
         self._counts = Bounded(lambda: lookups.counts_by_status(database))
+        self._scores = Bounded(lambda: progress.estimate_scores(limit=_KINDS))
+
+    def scores(self, seconds: float) -> list[dict[str, Any]]:
+        """How right finish times have been, by kind of jobs; nothing where that cannot be read within so long."""
+        found: dict[str, Any] = {}
+        _verdict(self._scores.begin(), time.monotonic() + seconds, found, "scores")
+        return found.get("scores") or []
 
     def verdicts(self) -> tuple[dict[str, str], Mapping[str, Mapping[str, int]] | None]:
         """Each part's, and the counts of jobs by status, None where they could not be read. All is asked at once."""
@@ -123,7 +133,34 @@ def metrics() -> Response:
             *_gauge("progress_chunks", "Chunks by status.", {f'{{status="{name}"}}': n for name, n in chunks.items()}),
             *_gauge("progress_pages_done", "Pages done.", {"": sum(row["pages"] for row in rows.values())}),
         ]
+        lines += _estimates(_probes().scores(_SCORES_SECONDS))
     return Response("\n".join(lines) + "\n", content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+#: Of a score: the gauge's text.
+_SCORES = {
+    "promises": "Promised finish times that were looked at, of the last jobs of a kind.",
+    "error": "Median of |promised - actual| over the actual remaining time.",
+    "held": "Share of 80 % intervals that held the end.",
+    "width": "Median width of the interval over the actual remaining time.",
+}
+
+
+def _estimates(kinds: list[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for score, text in _SCORES.items():
+        samples = {
+            f'{{kind="{_label(kind["kind"])}",phase="{phase["phase"]}"}}': phase[score]
+            for kind in kinds
+            for phase in kind["phases"]
+        }
+        lines += _gauge(f"progress_eta_{score}", text, samples) if samples else []
+    return lines
+
+
+def _label(text: str) -> str:
+    """As a label's value is escaped."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _probes() -> Probes:
@@ -160,6 +197,6 @@ def _connect(progress: CeleryProgress) -> None:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=_REDIS_TIMEOUT_SECONDS)
 
 
-def _gauge(name: str, text: str, samples: dict[str, int]) -> list[str]:
+def _gauge(name: str, text: str, samples: Mapping[str, float]) -> list[str]:
     values = [f"{name}{labels} {value}" for labels, value in samples.items()]
     return [f"# HELP {name} {text}", f"# TYPE {name} gauge", *values]

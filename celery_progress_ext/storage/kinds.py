@@ -180,12 +180,12 @@ def figures_of(job: JobRow, rows: Sequence[ChunkRow], promises: Iterable[Promise
         work=job.pace_seconds,
         # After a retry the merge does everything again, but only some chunks were timed.
         merge=None if job.run > 1 or job.merge_started_at is None else job.finished_at - job.merge_started_at,
-        slots=_slots(rows),
+        slots=slots_of(rows),
         outcomes=[Outcome.of(promise, ended=job.finished_at) for promise in promises],
     )
 
 
-def _slots(rows: Iterable[ChunkRow]) -> int:
+def slots_of(rows: Iterable[ChunkRow]) -> int:
     """How many chunks were at work at once, at most."""
     changes = sorted(
         change

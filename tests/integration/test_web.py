@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from celery import Celery
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse, encode_multipart
 
 from celery_progress_ext import CeleryProgress, JobStatus
+from celery_progress_ext.calibration import Model, Outcome, Phase, Promise
+from celery_progress_ext.eta import Eta
+from celery_progress_ext.kinds import JobFigures
+from celery_progress_ext.storage.schema import job_kinds
 from tasks.sample import make_sample
 from tasks.settings import ServiceSettings
 from tests.support.web_service import ALL, MATTER, ONE, Service, finish, post, problem
@@ -451,6 +456,17 @@ class TestWatching:
         assert 'progress_chunks{status="pending"} 3' in text
         assert "progress_open_streams 0" in text
         assert not any(name in text for name in (MATTER, job_id, "scan"))
+
+    def test_metrics_say_how_right_finish_times_have_been(self, service: Service) -> None:
+        """By kind and phase, once a job of the kind has ended; quotes in a kind's name are escaped."""
+        eta = Eta(finish_at=100.0, earliest=80.0, latest=130.0)
+        outcome = Outcome.of(Promise(shown=eta, model=Model.of(Phase.LATE, eta, 0.0)), ended=200.0)
+        figures = JobFigures(pace=0.0, warm=0.0, cold=0.0, work=1.0, merge=1.0, slots=1, outcomes=(outcome,))
+        insert = sa.insert(job_kinds).values(kind='a "kind"', jobs=[figures.to_json()], updated_at=0.0)
+        service.progress.database.write(lambda conn: conn.execute(insert))
+        text = service.client(None).get("/metrics").get_data(as_text=True)
+        assert 'progress_eta_error{kind="a \\"kind\\"",phase="80-100 %"} 0.5' in text
+        assert 'progress_eta_held{kind="a \\"kind\\"",phase="80-100 %"} 0.0' in text
 
 
 class TestAnswers:
