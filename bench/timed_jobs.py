@@ -12,7 +12,7 @@ import heapq
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any
@@ -99,31 +99,30 @@ class TimedJob:
         pace = Pace()
         for row in done:
             pace = pace.observe(row.pages, (row.finished_at or 0.0) - (row.started_at or 0.0))
-        job = JobRow(
-            **_NOTHING_OF_A_JOB,
-            id=self.name,
-            status=JobStatus.COMPLETED if over else JobStatus.PROCESSING,
-            stage_name=StageName.MERGE if merging else StageName.CHUNK_PROCESSING,
-            total_chunks=len(rows),
-            pending_chunks=counts[ChunkStatus.PENDING],
-            processing_chunks=counts[ChunkStatus.PROCESSING],
-            completed_chunks=counts[ChunkStatus.COMPLETED],
-            failed_chunks=0,
-            pages_total=sum(row.pages for row in rows),
-            pages_done=sum(row.pages_done for row in rows),
-            pace_chunks=pace.chunks,
-            pace_pages=pace.pages,
-            pace_seconds=pace.seconds,
-            pace_sum_log=pace.sum_log,
-            pace_sum_log_sq=pace.sum_log_sq,
-            started_at=min((row.started_at for row in rows if row.started_at is not None), default=None),
-            merge_started_at=self.merge_start if merging else None,
-            finished_at=self.end if over else None,
-            cost_total=sum(row.expected_cost for row in rows),
-            cost_done=sum(row.expected_cost * row.pages_done / row.pages for row in rows),
-            now=now,
-        )
-        return job, rows
+        known: dict[str, Any] = {
+            "id": self.name,
+            "status": JobStatus.COMPLETED if over else JobStatus.PROCESSING,
+            "stage_name": StageName.MERGE if merging else StageName.CHUNK_PROCESSING,
+            "total_chunks": len(rows),
+            "pending_chunks": counts[ChunkStatus.PENDING],
+            "processing_chunks": counts[ChunkStatus.PROCESSING],
+            "completed_chunks": counts[ChunkStatus.COMPLETED],
+            "failed_chunks": 0,
+            "pages_total": sum(row.pages for row in rows),
+            "pages_done": sum(row.pages_done for row in rows),
+            "pace_chunks": pace.chunks,
+            "pace_pages": pace.pages,
+            "pace_seconds": pace.seconds,
+            "pace_sum_log": pace.sum_log,
+            "pace_sum_log_sq": pace.sum_log_sq,
+            "started_at": min((row.started_at for row in rows if row.started_at is not None), default=None),
+            "merge_started_at": self.merge_start if merging else None,
+            "finished_at": self.end if over else None,
+            "cost_total": sum(row.expected_cost for row in rows),
+            "cost_done": sum(row.expected_cost * row.pages_done / row.pages for row in rows),
+            "now": now,
+        }
+        return JobRow(**{**_NOTHING_OF_A_JOB, **known}), rows
 
 
 def _silent(attempt: Attempt) -> float:
@@ -131,56 +130,35 @@ def _silent(attempt: Attempt) -> float:
     return (attempt.page_ends[-1] if attempt.page_ends else attempt.start) + LEASE
 
 
+#: What a row has besides; a column that is not named here is null.
 _NOTHING_OF_A_JOB: Mapping[str, Any] = {
+    **{field.name: None for field in fields(JobRow)},
     **dict.fromkeys(("matter_id", "document_id", "stage", "body_task_id"), ""),
-    **dict.fromkeys(("error", "body_leased_until", "body_due_at", "publishing_until", "body_sent_at")),
-    **dict.fromkeys(("followed_at", "kind", "merge_share", "work_floor")),
     **dict.fromkeys(("progress_pct", "body_attempt", "body_tries", "body_dispatches", "merge_pages_done"), 0),
-    **dict.fromkeys(("reservations", "version"), 0),
+    **dict.fromkeys(("reservations", "version", "created_at", "updated_at"), 0),
     "metadata": {},
     "unit": "pages",
     "on_chunk_failure": "partial",
     "run": 1,
     "chord_intact": True,
-    "created_at": 0.0,
-    "updated_at": 0.0,
 }
 _NOTHING_OF_A_CHUNK: Mapping[str, Any] = {
+    **{field.name: None for field in fields(ChunkRow)},
     "job_id": "",
     "page_start": 1,
     "tries": 0,
     "dispatches": 1,
     "task_id": "",
-    "error": None,
-    "worker": None,
     "sent_at": 0.0,
-    "reservations": None,
-    "cost_done": None,
-    "steps_done": None,
-    "steps_total": None,
 }
 
 
 def _chunk_row(index: int, chunk: TimedChunk, now: float) -> ChunkRow:
     begun = [attempt for attempt in chunk.attempts if attempt.start + START_SECONDS <= now]
+    known: dict[str, Any] = {"id": str(index), "chunk_index": index, "page_end": chunk.pages, "cost": chunk.cost}
     if not begun:
-        return ChunkRow(
-            **_NOTHING_OF_A_CHUNK,
-            id=str(index),
-            chunk_index=index,
-            page_end=chunk.pages,
-            status=ChunkStatus.PENDING,
-            attempt=0,
-            leased_until=None,
-            started_at=None,
-            progressed_at=None,
-            finished_at=None,
-            pages_done=0,
-            attempt_pages_done=0,
-            cost=chunk.cost,
-            first_at=None,
-            first_steps=None,
-        )
+        pending = {"status": ChunkStatus.PENDING, "attempt": 0, "pages_done": 0, "attempt_pages_done": 0}
+        return ChunkRow(**{**_NOTHING_OF_A_CHUNK, **known, **pending})
     attempt = begun[-1]
     over = attempt.end is not None and attempt.end <= now
     done = _written(attempt, now) if not over else chunk.pages
@@ -188,11 +166,7 @@ def _chunk_row(index: int, chunk: TimedChunk, now: float) -> ChunkRow:
     last = attempt.page_ends[done - 1] if 0 < done <= len(attempt.page_ends) else attempt.start
     first = attempt.page_ends[0] if attempt.page_ends and done else None
     alive_until = now if attempt.end is not None else (attempt.page_ends[-1] if attempt.page_ends else attempt.start)
-    return ChunkRow(
-        **_NOTHING_OF_A_CHUNK,
-        id=str(index),
-        chunk_index=index,
-        page_end=chunk.pages,
+    known.update(
         status=ChunkStatus.COMPLETED if over else ChunkStatus.PROCESSING,
         attempt=len(begun),
         leased_until=None if over else alive_until + LEASE,
@@ -201,10 +175,10 @@ def _chunk_row(index: int, chunk: TimedChunk, now: float) -> ChunkRow:
         finished_at=attempt.end if over else None,
         pages_done=chunk.pages if over else max(done, most),
         attempt_pages_done=done,
-        cost=chunk.cost,
         first_at=first,
         first_steps=None if first is None else 1,
     )
+    return ChunkRow(**{**_NOTHING_OF_A_CHUNK, **known})
 
 
 def _written(attempt: Attempt, now: float) -> int:
