@@ -99,7 +99,7 @@ processing_jobs = sa.Table(
     # Where its messages go, and the lanes that they are given while a worker listens (`lanes.JobQueues`); None where
     # its publisher is of before revision 0004.
     sa.Column("queues", JSON),
-    # Body's task, header's tasks, unit (`kinds.kind_of`); None for a job of before revision 0005, or tracked by hand.
+    # Body's task, header's tasks, unit (`kinds.kind_of`); None for a job of before revision 0004, or tracked by hand.
     sa.Column("kind", sa.String(255)),
     # What its chunks are expected to cost together, and what of that is done.
     sa.Column("cost_total", sa.Double),

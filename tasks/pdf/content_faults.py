@@ -49,8 +49,11 @@ def _ends_early(stream: pikepdf.Stream) -> bool:
     """Whether deflated data ends before it says so. Its checksum, which some programs leave out, does not count."""
     if stream.get("/Filter") not in (Name.FlateDecode, pikepdf.Array([Name.FlateDecode])):
         return False
+    raw = stream.read_raw_bytes()
+    if not raw:
+        return False  # some programs write a filter for contents that say nothing
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest = stream.read_raw_bytes()[_ZLIB_HEADER:]
+    rest = raw[_ZLIB_HEADER:]
     try:
         while rest and not unpacker.eof:
             unpacker.decompress(rest, _PIECE)

@@ -13,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from celery_progress_ext import JobSnapshot
-from celery_progress_ext.storage import Database, JobTrackingService
+from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.migrate import migrate
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.workers import roster
+from celery_progress_ext.story import JobTrackingService
 from tasks.lanes import LANES, queues
 from tasks.sample import make_sample
 from tests.support.processes import ROOT, WorkerProcess
