@@ -174,23 +174,30 @@ class Snapshots:
     def _promise(self, job: JobRow, running: Sequence[ChunkRow], *, at_work: int) -> Promise | None:
         if not job.total_chunks:
             return None
-        queues, backlog, roster = JobQueues.of(job.queues), self._backlog.get(), self._roster.get()
-        others = backlog.before(queues.chunks, job.now, unit=job.unit).jobs - int(job.pending_chunks > 0)
-        slots = at_work
-        if not at_work or (others <= 0 and job.now - (job.started_at or job.now) < _FIRST_WAVE_SECONDS):
-            # Nothing of it is at work, or its first chunks are on their way to the other slots.
-            slots = max(at_work, roster.slots(None if queues.chunks is None else [queues.chunks]))
-        waits = not running and job.pending_chunks > 0
-        ahead = backlog.before(queues.chunks, job.created_at, unit=job.unit).pages if waits else 0
-        # In a lane of its own, the merge waits for nobody's chunks.
-        behind = 0
-        if queues.body == queues.chunks and not job.merging:
-            behind = (backlog.before(queues.body, job.now, unit=job.unit).pages or 0) - max(
-                0, job.pages_total - job.pages_done
-            ) * int(job.pending_chunks > 0)
-        return self._estimates.of(
-            job, running, slots=max(1, slots), pages_ahead=ahead or 0, pages_behind=max(0, behind - (ahead or 0))
-        )
+        ahead, behind = self._pages_around(job, waits=not running)
+        slots = self._slots_to_come(job, at_work)
+        return self._estimates.of(job, running, slots=slots, pages_ahead=ahead, pages_behind=behind)
+
+    def _slots_to_come(self, job: JobRow, at_work: int) -> int:
+        """How many chunks of a job will be worked on at once: as many as now, unless more slots are on their way."""
+        queue, roster = JobQueues.of(job.queues).chunks, self._roster.get()
+        others = self._backlog.get().before(queue, job.now, unit=job.unit).jobs - int(job.pending_chunks > 0)
+        first_wave = others <= 0 and job.now - (job.started_at or job.now) < _FIRST_WAVE_SECONDS
+        live = roster.slots(None if queue is None else [queue]) if first_wave or not at_work else 0
+        return max(1, at_work, live)
+
+    def _pages_around(self, job: JobRow, *, waits: bool) -> tuple[int, int]:
+        """What other jobs have in the queue before this one's chunks, where it waits for its turn; and what they have
+        there before its merge, which is published last. In a lane of its own, the merge waits for nobody's chunks.
+        """
+        queues, backlog = JobQueues.of(job.queues), self._backlog.get()
+        queued = job.pending_chunks > 0
+        ahead = backlog.before(queues.chunks, job.created_at, unit=job.unit).pages or 0 if waits and queued else 0
+        if job.merging or queues.body != queues.chunks:
+            return ahead, 0
+        everything = backlog.before(queues.body, job.now, unit=job.unit).pages or 0
+        own = max(0, job.pages_total - job.pages_done) if queued else 0
+        return ahead, max(0, everything - own - ahead)
 
     def _waiting(self, job: JobRow, alive: Sequence[ChunkRow], *, silent: int) -> Waiting | None:
         # A job that a caller tracks by hand has no chunks, and nobody to wait for.

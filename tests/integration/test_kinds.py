@@ -7,7 +7,7 @@ import pytest
 from celery_progress_ext import JobStatus
 from celery_progress_ext.calibration import Phase
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Snapshots, retention
+from celery_progress_ext.storage import Snapshots, retention, workers
 from celery_progress_ext.storage.kinds import Kinds, learn
 from tests.support.rows import LEASE, Rows
 
@@ -170,3 +170,21 @@ def test_a_merge_that_counts_other_steps_is_a_share_of_the_pages(rows: Rows) -> 
     rows.complete(job_id, 0, seconds=1.0)
     claimed = rows.claim(job_id)
     assert rows.merge_progress(job_id, claimed.body_attempt, done=2, total=4).merge_pages_done == 12
+
+
+def test_a_job_behind_others_has_a_finish_time_where_its_kind_is_known(rows: Rows) -> None:
+    """One slot: what the first has left, 100 pages of 2 s, is before the second's own 100 s and its merge."""
+    for _ in range(5):
+        run(rows)
+    learn(rows.database)
+    first = rows.create(4, kind=KIND)
+    rows.start(first, 0)
+    second = rows.create(2, kind=KIND)
+    rows.pass_time(20.0)
+    workers.seen(rows.database, "w@a", queues=["celery"], slots=1, lease=LEASE)
+    snapshot = Snapshots(rows.database, Settings()).get(second)
+    assert snapshot.waiting is not None
+    assert snapshot.waiting.jobs_before == 1
+    assert snapshot.eta is not None
+    assert snapshot.heartbeat_at is not None
+    assert snapshot.eta.finish_at - snapshot.heartbeat_at == pytest.approx(200 + 100 + 10, rel=0.25)
