@@ -1,4 +1,5 @@
-"""For those who watch the service: is it alive, can it work, how much does it do. No credential, no names in it.
+"""For those who watch the service: is it alive, can it work, how much does it do. No credential is asked for, and
+no job, matter or document is named.
 
 Each answers within a second, whatever hangs.
 """
