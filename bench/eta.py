@@ -32,7 +32,7 @@ from bench.timed_jobs import SCENARIOS, Recording, TimedJob, recorded, simulate
 from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.kinds import Kind
-from celery_progress_ext.storage.estimates import RECENT_CHUNKS, Standing, promise
+from celery_progress_ext.storage.estimates import RECENT_CHUNKS, Moment, promise
 from celery_progress_ext.storage.kinds import figures_of
 
 MOMENTS = [0.03 + 0.94 * step / 31 for step in range(32)]
@@ -45,7 +45,7 @@ def ours(job: TimedJob, now: float, kind: Kind) -> Promise | None:
     row, chunks = job.rows(now)
     finished = [chunk for chunk in chunks if chunk.status is ChunkStatus.COMPLETED]
     return promise(
-        Standing(
+        Moment(
             job=row,
             kind=kind,
             running=[chunk for chunk in chunks if chunk.status is ChunkStatus.PROCESSING],

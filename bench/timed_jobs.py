@@ -19,11 +19,11 @@ from typing import Any
 
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.jobs import JobStatus
-from celery_progress_ext.pace import Pace
+from celery_progress_ext.pace import PAGES_SECONDS, Pace
 from celery_progress_ext.stages import StageName
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 from celery_progress_ext.storage.snapshots import SLOT_SECONDS
-from celery_progress_ext.worker.heartbeat import PAGES_SECONDS, START_SECONDS
+from celery_progress_ext.worker.heartbeat import START_SECONDS
 
 #: The lease of the default settings. Seconds.
 LEASE = 30.0

@@ -183,7 +183,8 @@ class CeleryProgress:
 
         :param done: pages done in this run of the task. More than the chunk has count as all of them; fewer than before
             take nothing back from the bar.
-        :param total: of how many, for Celery's result backend and Flower; the bar knows the chunk's range.
+        :param total: of how many. Where that is not the number of pages of the chunk's range, ``done`` of it is a share
+            of the chunk.
         :raises Superseded: a ``celery.exceptions.Ignore``, when the job was cancelled or another attempt took over;
             let it pass.
         """

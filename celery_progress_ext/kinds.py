@@ -16,7 +16,7 @@ from typing import Any
 
 from celery_progress_ext.calibration import UNCORRECTED, Correction, Outcome, Phase, corrections
 from celery_progress_ext.eta import Eta, Merge
-from celery_progress_ext.pace import Experience, Timing, sight, start_up_of, within
+from celery_progress_ext.pace import Experience, Timing, sight, start_ups_of, within
 
 #: Jobs of a kind whose figures are kept.
 KEPT_JOBS = 200
@@ -72,9 +72,7 @@ class JobFigures:
     ) -> JobFigures:
         """From the timings of its finished chunks."""
         ordered = [timing.sane() for timing in timings]
-        start_ups = {timing.index: start_up for timing in ordered if (start_up := start_up_of(timing)) is not None}
-        warm = [start_up for index, start_up in start_ups.items() if index >= slots]
-        cold = [start_up for index, start_up in start_ups.items() if index < slots]
+        warm, cold = start_ups_of(ordered, slots=slots)
         typical = median(warm) if warm else 0.0
         paces = [seen.log_pace for timing in ordered if (seen := sight(timing, start_up=typical)) is not None]
         return cls(

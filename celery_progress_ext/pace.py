@@ -33,6 +33,9 @@ OUTLIER = 2.6
 #: The variance that a start-up of unknown length adds while one page is done; less with more pages.
 START_UP_VARIANCE = 0.6
 
+#: A chunk at work writes its pages at most so often; the first page at once. Seconds.
+PAGES_SECONDS = 1.0
+
 #: Bounds of what is believed, so that no input leads to an overflow: seconds per unit, variance, pages of a chunk.
 MIN_PACE, MAX_PACE = 1e-6, 1e9
 MAX_VARIANCE = 9.0
@@ -233,11 +236,18 @@ def start_up_of(timing: Timing) -> float | None:
     return max(0.0, timing.first - timing.first_done * page)
 
 
-def _start_ups(timings: Sequence[Timing], experience: Experience | None, *, slots: int) -> tuple[float, float]:
-    """The start-up of a chunk to come, in a process that has worked on one before and in a new one. Seconds."""
+def start_ups_of(timings: Iterable[Timing], *, slots: int) -> tuple[list[float], list[float]]:
+    """The start-ups that are known: of later chunks, in processes that had worked on one, and of the first ``slots``,
+    in new ones. Seconds.
+    """
     known = {timing.index: start_up for timing in timings if (start_up := start_up_of(timing)) is not None}
     warm = [start_up for index, start_up in known.items() if index >= slots]
-    cold = [start_up for index, start_up in known.items() if index < slots]
+    return warm, [start_up for index, start_up in known.items() if index < slots]
+
+
+def _start_ups(timings: Sequence[Timing], experience: Experience | None, *, slots: int) -> tuple[float, float]:
+    """The start-up of a chunk to come, in a process that has worked on one before and in a new one. Seconds."""
+    warm, cold = start_ups_of(timings, slots=slots)
     if experience is not None:
         # As if two chunks had been seen.
         warm += [experience.warm] * 2
@@ -258,10 +268,11 @@ def within(value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Sufficient statistics of the finished chunks, so that an estimate needs no scan of them.
+    """What the finished chunks took together, so that nobody has to scan them for that.
 
-    ``sum_log`` and ``sum_log_sq`` are over ln(seconds per page), one term per finished chunk. Every field is a sum,
-    so that a row is kept up to date by ``UPDATE … SET field = field + …`` with the fields of ``Pace.of``.
+    ``sum_log`` and ``sum_log_sq`` are over ln(seconds per page), one term per finished chunk: processes of before
+    revision 0004 estimate by them. Every field is a sum, so that a row is kept up to date by
+    ``UPDATE … SET field = field + …`` with the fields of ``Pace.of``.
     """
 
     chunks: int = 0

@@ -11,13 +11,14 @@ from math import exp
 import sqlalchemy as sa
 
 from celery_progress_ext.calibration import Model, Phase, Promise, phase_of
-from celery_progress_ext.chunks import UNFINISHED, ChunkStatus
+from celery_progress_ext.chunks import UNFINISHED
 from celery_progress_ext.eta import Facts, Merge, estimate
 from celery_progress_ext.kinds import Kind
 from celery_progress_ext.pace import within
+from celery_progress_ext.storage import lookups
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.kinds import Kinds, timing_of
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, JobRow, has_status, is_status
+from celery_progress_ext.storage.rows import ChunkRow, JobRow, has_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 
 #: Finished chunks that an estimate goes by: the last ones in the order of the document.
@@ -25,12 +26,6 @@ RECENT_CHUNKS = 60
 _CACHED_JOBS = 256
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
-_FINISHED = (
-    sa.select(*CHUNK_COLUMNS)
-    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.COMPLETED))
-    .order_by(chunks.c.chunk_index.desc())
-    .limit(RECENT_CHUNKS)
-)
 _COSTS = (
     sa.select(sa.func.coalesce(chunks.c.cost, chunks.c.page_end - chunks.c.page_start + 1).label("cost"))
     .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, UNFINISHED))
@@ -39,7 +34,7 @@ _COSTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Moment:
     """A job at one moment, as the rows have it; ``job.now`` says when.
 
     :ivar running: its chunks at work; of these, what a silent worker had is to be done again.
@@ -76,39 +71,39 @@ class Standing:
         return phase_of(started=self.job.started_at is not None, merging=self.job.merging, share=share)
 
 
-def promise(standing: Standing) -> Promise | None:
+def promise(moment: Moment) -> Promise | None:
     """What is promised; None where nothing can be said: not one page is done, and no job of the kind was seen."""
-    job, kind, now = standing.job, standing.kind, standing.job.now
-    alive = [row for row in standing.running if (row.leased_until or now) >= now]
-    silent = [row.expected_cost for row in standing.running if (row.leased_until or now) < now]
+    job, kind, now = moment.job, moment.kind, moment.job.now
+    alive = [row for row in moment.running if (row.leased_until or now) >= now]
+    silent = [row.expected_cost for row in moment.running if (row.leased_until or now) < now]
     found = estimate(
         Facts(
             now=now,
-            pending=() if job.merging else [*silent, *standing.pending],
+            pending=() if job.merging else [*silent, *moment.pending],
             running=[timing for row in alive if (timing := timing_of(row, now=now)) is not None],
-            finished=[timing for row in standing.finished if (timing := timing_of(row, now=now)) is not None],
-            slots=max(1, standing.slots),
-            ahead=standing.pages_ahead * standing.page_seconds,
-            behind=0.0 if job.merging else standing.pages_behind * standing.page_seconds,
-            merge=_merge(standing),
+            finished=[timing for row in moment.finished if (timing := timing_of(row, now=now)) is not None],
+            slots=max(1, moment.slots),
+            ahead=moment.pages_ahead * moment.page_seconds,
+            behind=0.0 if job.merging else moment.pages_behind * moment.page_seconds,
+            merge=_merge(moment),
             experience=kind.experience,
         )
     )
     if found is None:
         return None
-    model = Model.of(standing.phase, found, now)
+    model = Model.of(moment.phase, found, now)
     return Promise(shown=kind.correct(model.phase, found, now), model=model)
 
 
-def _merge(standing: Standing) -> Merge:
+def _merge(moment: Moment) -> Merge:
     """What is left of the merge: as past ones, less what it has run; or from its own pages."""
-    job = standing.job
+    job = moment.job
     work = job.pace_seconds
     if not job.merging and job.cost_done and job.cost_total:
         # What the chunks will have taken together, as far as is known now.
-        at_work = sum(max(0.0, job.now - (row.started_at or job.now)) for row in standing.running)
+        at_work = sum(max(0.0, job.now - (row.started_at or job.now)) for row in moment.running)
         work = (work + at_work) * max(1.0, job.cost_total / job.cost_done)
-    expected = standing.kind.merge(work)
+    expected = moment.kind.merge(work)
     if not job.merging or job.merge_started_at is None:
         return expected
     elapsed = max(0.0, job.now - job.merge_started_at)
@@ -135,14 +130,14 @@ class Estimates:
     def of(
         self, job: JobRow, running: Sequence[ChunkRow], *, slots: int, pages_ahead: int = 0, pages_behind: int = 0
     ) -> Promise | None:
-        """The promise for a job that is at work, or waits behind others that are; see :class:`Standing`."""
+        """The promise for a job that is at work, or waits behind others that are; see :class:`Moment`."""
         merging = job.merging
         return promise(
-            Standing(
+            Moment(
                 job=job,
                 kind=self.kinds.get(job.kind),
                 running=running,
-                finished=() if merging else [ChunkRow.of(row) for row in self._database.rows(_FINISHED, of_job=job.id)],
+                finished=() if merging else lookups.last_completed_chunks(self._database, job.id, limit=RECENT_CHUNKS),
                 pending=() if merging else self._pending(job),
                 slots=slots,
                 pages_ahead=pages_ahead,

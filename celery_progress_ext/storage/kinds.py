@@ -17,11 +17,11 @@ from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.kinds import JobFigures, Kind
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.pace import Timing
+from celery_progress_ext.pace import PAGES_SECONDS, Timing
+from celery_progress_ext.storage import lookups
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, is_status
-from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
+from celery_progress_ext.storage.rows import JOB_COLUMNS, ChunkRow, JobRow
 from celery_progress_ext.storage.schema import job_events as events
 from celery_progress_ext.storage.schema import job_kinds as kinds
 from celery_progress_ext.storage.schema import processing_jobs as jobs
@@ -32,8 +32,6 @@ logger = get_logger(__name__)
 #: How long a process goes by what it has read of a kind. Seconds.
 KEPT_SECONDS = 60.0
 _KEPT_KINDS = 64
-#: A chunk at work writes its pages at most so often (`worker.heartbeat.PAGES_SECONDS`).
-REPORT_SECONDS = 1.0
 #: Jobs that one tick learns from, and chunks and promises of one job that it looks at.
 JOBS, CHUNKS, PROMISES = 50, 500, 500
 
@@ -85,12 +83,6 @@ def _kind(name: str, stored: Iterable[Mapping[str, object]]) -> Kind:
 
 
 _UNLEARNED = sa.select(*JOB_COLUMNS).where(unlearned).order_by(jobs.c.finished_at).limit(_LIMIT)
-_TIMED = (
-    sa.select(*CHUNK_COLUMNS)
-    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.COMPLETED))
-    .order_by(chunks.c.chunk_index.desc())
-    .limit(_LIMIT)
-)
 _PROMISES = (
     sa.select(events.c.eta_finish_at, events.c.eta_earliest_at, events.c.eta_latest_at, events.c.eta_model)
     .where(
@@ -160,7 +152,7 @@ def _note(conn: Connection, name: str, lessons: Iterable[_Lesson]) -> None:
 def _lesson(database: Database, job: JobRow) -> _Lesson:
     if not job.status.ended_well or job.finished_at is None or not job.completed_chunks:
         return _Lesson(job=job, figures=None)
-    rows = [ChunkRow.of(row) for row in database.rows(_TIMED, of_job=job.id, limit=CHUNKS)]
+    rows = lookups.last_completed_chunks(database, job.id, limit=CHUNKS)
     began = job.created_at if job.run == 1 else min((row.started_at or job.finished_at for row in rows), default=0.0)
     promises = [
         Promise(
@@ -221,5 +213,5 @@ def timing_of(row: ChunkRow, *, now: float) -> Timing | None:
         quiet=0.0 if finished else max(0.0, now - (row.progressed_at or now)),
         first=None if row.first_at is None else max(0.0, row.first_at - row.started_at),
         first_done=row.first_steps or 1,
-        unwritten=0.0 if finished else REPORT_SECONDS,
+        unwritten=0.0 if finished else PAGES_SECONDS,
     )

@@ -45,6 +45,19 @@ def chunk(database: Database, chunk_id: str) -> ChunkRow | None:
     return None if row is None else ChunkRow.of(row)
 
 
+_LAST_COMPLETED = (
+    sa.select(*CHUNK_COLUMNS)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.COMPLETED))
+    .order_by(chunks.c.chunk_index.desc())
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+
+
+def last_completed_chunks(database: Database, job_id: str, *, limit: int) -> list[ChunkRow]:
+    """Completed chunks of a job, the last of the document first."""
+    return [ChunkRow.of(row) for row in database.rows(_LAST_COMPLETED, of_job=job_id, limit=limit)]
+
+
 def abandoned_chunk(database: Database, chunk_id: str, *, dead_attempt: int) -> ChunkRow | None:
     """A chunk, if nobody alive works on it and it is not finished.
 

@@ -72,7 +72,7 @@ processing_jobs = sa.Table(
     # By when Celery's chord should have published the body: from then on the reconciler does.
     sa.Column("body_due_at", sa.Double),
     _count("merge_pages_done"),
-    # Sufficient statistics of the finished chunks for the ETA (eta.Pace).
+    # What the finished chunks took together (`pace.Pace`).
     _count("pace_chunks"),
     _count("pace_pages"),
     _real("pace_seconds"),

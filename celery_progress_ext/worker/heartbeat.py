@@ -16,6 +16,7 @@ from celery_progress_ext.config import Settings
 from celery_progress_ext.forks import begins_anew_in_a_child
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.pace import PAGES_SECONDS
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.soft_limits import undisturbed
 
@@ -23,8 +24,6 @@ logger = get_logger(__name__)
 
 #: A chunk that runs longer is recorded as started. Seconds.
 START_SECONDS = 0.1
-#: Pages are written at most so often per chunk; the first page at once. Seconds.
-PAGES_SECONDS = 1.0
 #: All chunks of a job together write their pages at most so often per second: its row is one hot row.
 PAGES_PER_SECOND = 100
 #: How long the thread stays awake after the last task, so that short tasks need not wake it. Seconds.

@@ -9,9 +9,10 @@ from celery import Task
 
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.log import get_logger
+from celery_progress_ext.pace import PAGES_SECONDS
 from celery_progress_ext.soft_limits import undisturbed
 from celery_progress_ext.worker.admission import Superseded
-from celery_progress_ext.worker.heartbeat import PAGES_SECONDS, Heartbeats, Work
+from celery_progress_ext.worker.heartbeat import Heartbeats, Work
 
 logger = get_logger(__name__)
 
