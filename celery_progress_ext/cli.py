@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery.bin.base import CeleryCommand
 
+from celery_progress_ext.display import one_line, time_left
 from celery_progress_ext.exceptions import ProgressError
 
 # Celery imports this module in each of its commands, for every app of the environment: a worker that tracks nothing
 # should not load the library for it, nor one that does rich.
 if TYPE_CHECKING:
     from celery_progress_ext.extension import CeleryProgress
-    from celery_progress_ext.jobs import JobSnapshot
 
 #: Exit codes; click itself uses 2 for wrong usage.
 EXIT_ERROR, EXIT_DRIFT = 1, 3
@@ -82,7 +82,7 @@ def list_(extension: CeleryProgress, matter: str | None, limit: int, as_json: bo
             snapshot.stage,
             str(snapshot.progress_pct),
             f"{snapshot.pages_done}/{snapshot.pages_total}",
-            _finish(snapshot),
+            time_left(snapshot),
         )
     Console(width=None if Console().is_terminal else 200).print(table)
 
@@ -94,7 +94,7 @@ def show(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False, indent=2))
         return
-    click.echo(_line(snapshot))
+    click.echo(one_line(snapshot))
     for failure in snapshot.failures:
         click.echo(f"  {failure.message}")
     for stalled in snapshot.stalled:
@@ -110,7 +110,7 @@ def watch(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
     """Follow a job to its end."""
     said = ""
     for snapshot in extension.watch(job_id):
-        line = json.dumps(snapshot.to_dict(), ensure_ascii=False) if as_json else _line(snapshot)
+        line = json.dumps(snapshot.to_dict(), ensure_ascii=False) if as_json else one_line(snapshot)
         if line != said:
             click.echo(line)
         said = line
@@ -119,13 +119,13 @@ def watch(extension: CeleryProgress, job_id: str, as_json: bool) -> None:
 @_command(_job)
 def retry(extension: CeleryProgress, job_id: str) -> None:
     """Run only what failed again."""
-    click.echo(_line(extension.retry_failed(job_id)))
+    click.echo(one_line(extension.retry_failed(job_id)))
 
 
 @_command(_job)
 def cancel(extension: CeleryProgress, job_id: str) -> None:
     """Stop a job; what is finished is kept."""
-    click.echo(_line(extension.cancel(job_id)))
+    click.echo(one_line(extension.cancel(job_id)))
 
 
 @_command(click.argument("job_id", metavar="[JOB]", required=False))
@@ -160,23 +160,3 @@ def eta(extension: CeleryProgress, as_json: bool) -> None:
             shares = (f"{100 * row[name]:.0f} %" for name in ("error", "held", "width"))
             table.add_row(row["phase"], str(row["promises"]), *shares)
         Console(width=None if Console().is_terminal else 200).print(table)
-
-
-def _line(snapshot: JobSnapshot) -> str:
-    error = f" ({snapshot.error})" if snapshot.error else ""
-    finish = _finish(snapshot)
-    stalled = f"; {len(snapshot.stalled)} stalled" if snapshot.stalled else ""
-    return (
-        f"{snapshot.job_id} {snapshot.status}: {snapshot.stage}, {snapshot.progress_pct} %,"
-        f" {snapshot.unit} {snapshot.pages_done}/{snapshot.pages_total}{error}{stalled}"
-        + (f"; {finish}" if finish else "")
-    )
-
-
-def _finish(snapshot: JobSnapshot) -> str:
-    """When it will be done, or what it waits for."""
-    from celery_progress_ext.wording import finish_text
-
-    if snapshot.waiting is not None:
-        return snapshot.waiting.reason
-    return "" if snapshot.eta is None or snapshot.status.terminal else finish_text(snapshot.eta)

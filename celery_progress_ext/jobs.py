@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
 from celery_progress_ext.chunks import ChunkProgress, format_chunk_failure_message
+from celery_progress_ext.display import as_html, as_rich, one_line
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.waiting import Waiting
 from celery_progress_ext.waiting import to_dict as waiting_dict
+from celery_progress_ext.wording import moment
 
 
 class JobStatus(StrEnum):
@@ -151,8 +153,22 @@ class StalledChunk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinishTime:
+    """When a job will be done: the best guess and an 80 % interval around it. In UTC."""
+
+    finish_at: datetime
+    earliest: datetime
+    latest: datetime
+
+    @classmethod
+    def of(cls, eta: Eta) -> FinishTime:
+        """An estimate in seconds since the epoch."""
+        return cls(finish_at=moment(eta.finish_at), earliest=moment(eta.earliest), latest=moment(eta.latest))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class JobSnapshot:
-    """The whole current truth about a job. Times are seconds since the epoch on the database's clock."""
+    """The whole current truth about a job. Times are in UTC, on the database's clock."""
 
     job_id: str
     matter_id: str
@@ -165,23 +181,34 @@ class JobSnapshot:
     chunks: ChunkProgress
     pages_total: int
     pages_done: int
-    created_at: float
+    created_at: datetime
     error: str | None = None
-    eta: Eta | None = None
+    eta: FinishTime | None = None
     waiting: Waiting | None = None
     work_pct: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
     failures: tuple[ChunkFailure | PageShortfall, ...] = ()
     failures_total: int = 0
     stalled: tuple[StalledChunk, ...] = ()
-    heartbeat_at: float | None = None
-    finished_at: float | None = None
+    heartbeat_at: datetime | None = None
+    finished_at: datetime | None = None
     unit: str = "pages"
 
     @property
     def event(self) -> str:
         """The SSE event name: ``progress`` while running, else the terminal one."""
         return EVENT_NAMES[self.status]
+
+    def __repr__(self) -> str:
+        return f"<JobSnapshot {one_line(self)} (version {self.version})>"
+
+    def __rich__(self) -> Any:
+        """As rich prints it: the stage, a bar, and what failed or is stalled."""
+        return as_rich(self)
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        return as_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that every event, and every HTTP answer about a job, carries."""
@@ -217,6 +244,8 @@ class JobSnapshot:
         }
 
 
-def iso(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 with offset, in UTC; None stays None."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def iso(time: datetime | float | None) -> str | None:
+    """A time, or seconds since the epoch, as ISO 8601 with offset, in UTC; None stays None."""
+    if time is None:
+        return None
+    return (time if isinstance(time, datetime) else moment(time)).isoformat(timespec="milliseconds")

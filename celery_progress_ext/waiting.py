@@ -6,10 +6,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from celery_progress_ext.roster import Roster
-from celery_progress_ext.wording import counted, duration
+from celery_progress_ext.wording import counted, duration, moment
 
 #: From how long a silence on nothing moves: a moment without a chunk at work is the time between two chunks. Seconds.
 SILENCE_SECONDS = 3.0
@@ -22,14 +23,14 @@ class Waiting:
     """Why nothing of a job moves.
 
     :ivar reason: a sentence for people.
-    :ivar since: seconds since the epoch, on the database's clock.
+    :ivar since: on the database's clock, in UTC.
     :ivar jobs_before: active jobs whose work is before it in its queue; None where that is not what it waits for.
     :ivar pages_before: what is left of them, in the job's unit; None where that is not known.
     :ivar moves: whether its queue moves: its turn comes by itself. Where it does not, no finish can be foretold.
     """
 
     reason: str
-    since: float
+    since: datetime
     jobs_before: int | None = None
     pages_before: int | None = None
     moves: bool = False
@@ -218,7 +219,7 @@ def waiting_of(standing: Standing, roster: Roster, before: Before) -> Waiting | 
     since = min(standing.since, roster.last_seen_at or standing.since) if its.nobody else standing.since
     return Waiting(
         reason=said(its),
-        since=since,
+        since=moment(since),
         jobs_before=before.jobs if queued else None,
         pages_before=before.pages if queued else None,
         moves=moves,

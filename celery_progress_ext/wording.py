@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 #: What a time is rounded to, in seconds: the largest of which at least two fit into the interval.
@@ -23,19 +23,28 @@ LATE = "later than expected"
 
 
 class Interval(Protocol):
-    """An estimate: seconds since the epoch."""
+    """An estimate: times, or seconds since the epoch."""
 
     @property
-    def finish_at(self) -> float:
+    def finish_at(self) -> datetime | float:
         """The best guess."""
 
     @property
-    def earliest(self) -> float:
+    def earliest(self) -> datetime | float:
         """The beginning of the interval."""
 
     @property
-    def latest(self) -> float:
+    def latest(self) -> datetime | float:
         """Its end."""
+
+
+def moment(seconds: float) -> datetime:
+    """Seconds since the epoch as a time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _seconds(time: datetime | float) -> float:
+    return time.timestamp() if isinstance(time, datetime) else time
 
 
 def precision(width: float) -> int:
@@ -51,19 +60,20 @@ def finish_text(eta: Interval, now: float | None = None) -> str:
     :param now: seconds since the epoch; this process's clock unless given.
     """
     now = time.time() if now is None else now
-    if eta.latest <= now:
+    first, best, last = (_seconds(time) for time in (eta.earliest, eta.finish_at, eta.latest))
+    if last <= now:
         return LATE
-    step = precision(eta.latest - eta.earliest)
-    earliest = _rounded(max(eta.earliest, now), step, math.floor)
+    step = precision(last - first)
+    earliest = _rounded(max(first, now), step, math.floor)
     if earliest < now:
         earliest += step
-    finish = max(earliest, _rounded(eta.finish_at, step, _half_up))
-    latest = max(finish, _rounded(eta.latest, step, math.ceil))
+    finish = max(earliest, _rounded(best, step, _half_up))
+    latest = max(finish, _rounded(last, step, math.ceil))
     seconds = step < _MINUTE
     text = f"about {_clock(finish, now, seconds)}"
     if earliest != latest:
         text += f", {_clock(earliest, finish, seconds)}-{_clock(latest, finish, seconds)}"
-    left = _half_up((max(eta.finish_at, now) - now) / step) * step
+    left = _half_up((max(best, now) - now) / step) * step
     return f"{text} · {duration(left)} left" if left else f"{text} · less than {duration(step)} left"
 
 

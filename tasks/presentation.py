@@ -13,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from celery_progress_ext import JobSnapshot, JobStatus
-from celery_progress_ext.jobs import StalledChunk
+from celery_progress_ext.display import stalled_text, time_left
 from celery_progress_ext.stages import StageName, stage
-from celery_progress_ext.wording import duration, finish_text
 
 #: What has an output has been merged, also where the merge was too quick to be seen.
 _MERGED = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL})
@@ -116,11 +115,11 @@ class Bars:
             description=snapshot.unit,
             total=snapshot.pages_total,
             completed=snapshot.pages_done,
-            note=_time_left(snapshot),
+            note=time_left(snapshot),
         )
         lines: list[RenderableType] = [Text(snapshot.stage, style="bold"), self._progress]
         lines += [Text(failure.message, style="red") for failure in snapshot.failures]
-        lines += [Text(_stalled(chunk), style="yellow") for chunk in snapshot.stalled]
+        lines += [Text(stalled_text(chunk), style="yellow") for chunk in snapshot.stalled]
         self._live.update(Group(*lines))
 
     def __enter__(self) -> Self:
@@ -131,16 +130,3 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
-
-
-def _time_left(snapshot: JobSnapshot) -> str:
-    """When it will be done, or why nothing moves; nothing before the first estimate or after the end."""
-    if snapshot.waiting is not None:
-        return snapshot.waiting.reason
-    if snapshot.eta is None or snapshot.status.terminal:
-        return ""
-    return finish_text(snapshot.eta)
-
-
-def _stalled(chunk: StalledChunk) -> str:
-    return f"Chunk {chunk.chunk_index + 1} has made no progress for {duration(chunk.seconds)}: {chunk.reason}"

@@ -99,7 +99,7 @@ class SnapshotReader:
 
     def _read_ended(self, matter_id: str, since: float) -> list[Published]:
         rows = self._list(matter_id, limit=ENDED_JOBS_LIMIT, active_only=False)
-        ended = [row for row in rows if row.finished_at is not None and row.finished_at >= since]
+        ended = [row for row in rows if row.finished_at is not None and row.finished_at.timestamp() >= since]
         return [Published(row.to_dict()) for row in reversed(ended)]
 
     def _list(self, matter_id: str, *, limit: int, active_only: bool) -> Sequence[JobSnapshot]:

@@ -15,7 +15,7 @@ from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, JobSnapshot, PageShortfall, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, FinishTime, JobSnapshot, PageShortfall, StalledChunk
 from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.backlog import CurrentBacklog
@@ -27,6 +27,7 @@ from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.workers import CurrentRoster
 from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
+from celery_progress_ext.wording import moment
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
 NAMED_LIMIT = 100
@@ -107,17 +108,17 @@ class Snapshots:
             chunks=job.chunks,
             pages_total=job.pages_total,
             pages_done=job.pages_done,
-            created_at=job.created_at,
+            created_at=moment(job.created_at),
             error=job.error,
-            eta=None if view.promise is None else view.promise.shown,
+            eta=None if view.promise is None else FinishTime.of(view.promise.shown),
             metadata=_metadata(job),
             failures=self._failures(job),
             failures_total=job.failed_chunks + job.reservations,
             waiting=view.waiting,
             work_pct=_work_pct(job),
             stalled=view.stalled,
-            heartbeat_at=job.now,
-            finished_at=job.finished_at,
+            heartbeat_at=moment(job.now),
+            finished_at=None if job.finished_at is None else moment(job.finished_at),
             unit=job.unit,
         )
 

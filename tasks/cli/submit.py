@@ -124,7 +124,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _summary(snapshot: JobSnapshot, outputs: Mapping[str, Path]) -> str:
     if snapshot.status not in exit_codes.HAS_OUTPUT:
         return f"{snapshot.status.capitalize()}: {snapshot.error or 'no chunk was completed'}"
-    seconds = (snapshot.finished_at or snapshot.created_at) - snapshot.created_at
+    seconds = ((snapshot.finished_at or snapshot.created_at) - snapshot.created_at).total_seconds()
     written = f", written to {', '.join(map(str, outputs.values()))}" if outputs else ""
     pages = f"{snapshot.pages_done} of {snapshot.pages_total} {snapshot.unit}"
     return f"{snapshot.status.capitalize()}: {pages} in {seconds:.1f} s{written}"

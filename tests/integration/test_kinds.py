@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from celery_progress_ext import JobStatus
@@ -136,7 +138,7 @@ def test_steps_of_a_chunk_without_a_range_are_a_share_of_it(rows: Rows) -> None:
     assert snapshot.work_pct == pytest.approx(16.1, abs=0.3)
     assert snapshot.eta is not None
     assert snapshot.heartbeat_at is not None
-    assert snapshot.eta.finish_at - snapshot.heartbeat_at > 3.5
+    assert snapshot.eta.finish_at - snapshot.heartbeat_at > timedelta(seconds=3.5)
 
 
 def test_costs_weigh_the_bar_of_work(rows: Rows) -> None:
@@ -187,4 +189,4 @@ def test_a_job_behind_others_has_a_finish_time_where_its_kind_is_known(rows: Row
     assert snapshot.waiting.jobs_before == 1
     assert snapshot.eta is not None
     assert snapshot.heartbeat_at is not None
-    assert snapshot.eta.finish_at - snapshot.heartbeat_at == pytest.approx(200 + 100 + 10, rel=0.25)
+    assert (snapshot.eta.finish_at - snapshot.heartbeat_at).total_seconds() == pytest.approx(200 + 100 + 10, rel=0.25)

@@ -20,11 +20,13 @@ from celery_progress_ext.chunks import ChunkProgress
 from celery_progress_ext.exceptions import DatabaseAway, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.sse.blueprint import ProgressEvents, progress_events
+from celery_progress_ext.wording import moment
 
 
 def make_snapshot(version: int = 1, *, job_id: str | None = None, **changes: Any) -> JobSnapshot:
-    """A running job, with ids of its own unless told otherwise."""
+    """A running job, with ids of its own unless given. Times are given in seconds since the epoch."""
     job_id = job_id or f"job_{uuid.uuid4().hex}"
+    changes = {name: moment(value) if name.endswith("_at") else value for name, value in changes.items()}
     made = JobSnapshot(
         job_id=job_id,
         matter_id=f"matter_{job_id}",
@@ -37,7 +39,7 @@ def make_snapshot(version: int = 1, *, job_id: str | None = None, **changes: Any
         chunks=ChunkProgress(total=4, pending=3, processing=0, completed=1, failed=0),
         pages_total=100,
         pages_done=25,
-        created_at=1_700_000_000.0,
+        created_at=moment(1_700_000_000.0),
     )
     return replace(made, **changes)
 

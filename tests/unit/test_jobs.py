@@ -6,8 +6,9 @@ from datetime import datetime
 
 from celery_progress_ext import PIPELINE_STAGES, ChunkProgress, JobSnapshot, JobStatus
 from celery_progress_ext.eta import Eta
-from celery_progress_ext.jobs import ACTIVE, EVENT_NAMES, JOB_TRANSITIONS, RETRYABLE, TERMINAL, ChunkFailure
+from celery_progress_ext.jobs import ACTIVE, EVENT_NAMES, JOB_TRANSITIONS, RETRYABLE, TERMINAL, ChunkFailure, FinishTime
 from celery_progress_ext.stages import StageName, earlier, stage
+from celery_progress_ext.wording import moment
 
 
 def test_every_status_is_active_or_terminal() -> None:
@@ -50,14 +51,15 @@ def _snapshot(**changes: object) -> JobSnapshot:
         "chunks": ChunkProgress(total=17, pending=10, processing=2, completed=5, failed=0),
         "pages_total": 425,
         "pages_done": 139,
-        "created_at": 1_700_000_000.0,
+        "created_at": moment(1_700_000_000.0),
     }
     return JobSnapshot(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_the_wire_form_has_every_field_of_the_contract() -> None:
     """A reader may rely on each of them in every event."""
-    wire = _snapshot(eta=Eta(finish_at=1_700_000_100.0, earliest=1_700_000_090.0, latest=1_700_000_120.0)).to_dict()
+    eta = Eta(finish_at=1_700_000_100.0, earliest=1_700_000_090.0, latest=1_700_000_120.0)
+    wire = _snapshot(eta=FinishTime.of(eta)).to_dict()
     assert {
         "job_id", "matter_id", "document_id", "version", "status", "stage", "progress_pct", "error", "chunks", "pages",
         "eta", "metadata", "failures", "stalled", "heartbeat_at", "created_at", "finished_at",

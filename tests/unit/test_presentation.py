@@ -10,7 +10,7 @@ from rich.console import Console
 
 from celery_progress_ext import ChunkProgress, JobSnapshot, JobStatus
 from celery_progress_ext.eta import Eta
-from celery_progress_ext.jobs import ChunkFailure, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, FinishTime, StalledChunk
 from celery_progress_ext.stages import StageName
 from celery_progress_ext.waiting import Waiting
 from tasks.presentation import Bars, Lines
@@ -76,7 +76,7 @@ def test_bars_show_chunks_pages_and_the_time_left() -> None:
     """All that a person at a terminal asks for."""
     stream = io.StringIO()
     soon = time.time() + 100
-    estimate = Eta(finish_at=soon, earliest=soon - 60, latest=soon + 60)
+    estimate = FinishTime.of(Eta(finish_at=soon, earliest=soon - 60, latest=soon + 60))
     with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:
         bars.show(replace(_snapshot(1), eta=estimate))
     for words in ("Processing chunk 1/4", "chunks", "25/100", "about ", "min left"):

@@ -20,6 +20,7 @@ from celery_progress_ext.waiting import (
     waiting_of,
     work_pct,
 )
+from celery_progress_ext.wording import moment
 
 WORKING = Standing(
     now=1000.0,
@@ -105,7 +106,7 @@ def test_the_moment_between_two_chunks_is_no_waiting() -> None:
     assert _waiting(idle) is None
     waiting = _waiting(replace(idle, now=idle.now + SILENCE_SECONDS))
     assert waiting is not None
-    assert waiting.since == idle.changed_at
+    assert waiting.since == moment(idle.changed_at)
 
 
 def test_a_job_that_takes_turns_with_others_is_not_called_waiting_between_two_turns() -> None:
@@ -121,7 +122,7 @@ def test_workers_that_are_gone_are_gone_since_they_were_seen() -> None:
     """Not since the job was created."""
     waiting = _waiting(replace(IDLE, started=False, created_at=990.0), _roster("ocr", seen_at=900.0))
     assert waiting is not None
-    assert waiting.since == 900.0
+    assert waiting.since == moment(900.0)
 
 
 def test_a_backlog_counts_what_was_created_before_in_the_same_queue() -> None:
