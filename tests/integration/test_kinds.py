@@ -60,7 +60,7 @@ def test_the_next_job_is_estimated_before_its_first_page(rows: Rows) -> None:
     assert eta is not None
     now = rows.snapshots.get(job_id).heartbeat_at
     assert now is not None
-    assert eta.finish_at - now == pytest.approx(210.0, rel=0.15)
+    assert (eta.finish_at - now).total_seconds() == pytest.approx(210.0, rel=0.15)
 
 
 def test_another_kind_is_told_nothing(rows: Rows) -> None:

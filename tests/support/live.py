@@ -26,7 +26,10 @@ from celery_progress_ext.wording import moment
 def make_snapshot(version: int = 1, *, job_id: str | None = None, **changes: Any) -> JobSnapshot:
     """A running job, with ids of its own unless given. Times are given in seconds since the epoch."""
     job_id = job_id or f"job_{uuid.uuid4().hex}"
-    changes = {name: moment(value) if name.endswith("_at") else value for name, value in changes.items()}
+    changes = {
+        name: moment(value) if isinstance(value, float) and name.endswith("_at") else value
+        for name, value in changes.items()
+    }
     made = JobSnapshot(
         job_id=job_id,
         matter_id=f"matter_{job_id}",
