@@ -26,6 +26,7 @@ from celery_progress_ext.recording import Recording
 from celery_progress_ext.storage import job_changes
 from celery_progress_ext.storage.job_changes import NewChunk, NewJob
 from celery_progress_ext.storage.json import dumps, loads
+from celery_progress_ext.titles import clean
 from celery_progress_ext.tracked_job import Operations, TrackedJob
 
 logger = get_logger(__name__)
@@ -76,6 +77,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         work go by it; without costs, by the length of the ranges.
     :param kind: told apart from other jobs of the same tasks when past jobs are learned from: a language, a size.
     :param lane: a queue for the chunks, used while a worker listens to it; see :mod:`celery_progress_ext.lanes`.
+    :param title: what people call the job, such as a file's name: lists show it and search it. Cut to 255 characters.
     :raises InvalidCanvas: for an empty header, members or a body that are not single tasks, ranges that do not
         fit, overlap or leave a gap, arguments that are not JSON.
     """
@@ -98,6 +100,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         costs: Sequence[float] | None = None,
         kind: str | None = None,
         lane: str | None = None,
+        title: str | None = None,
         app: Celery | None = None,
     ) -> None: ...
     @overload
@@ -117,6 +120,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         costs: Sequence[float] | None = None,
         kind: str | None = None,
         lane: str | None = None,
+        title: str | None = None,
         app: Celery | None = None,
         **options: Any,
     ) -> None:
@@ -136,6 +140,7 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
                     # Only where they are given: a worker of before takes the signature apart, too.
                     **({} if costs is None else {"costs": _costs(costs)}),
                     **({} if kind is None else {"kind": str(kind)}),
+                    **({} if title is None else {"title": clean(str(title))}),
                     "lane": lane,
                 },
             }
@@ -426,6 +431,7 @@ def _new_job(
         body_signature=_stored(body, "the body's arguments"),
         followers=_stored(followers, "what follows the body"),
         queues=queues.to_dict(),
+        title=tracking.get("title") or None,
         chunks=[
             NewChunk(
                 id=ids.chunk_id(job_id, chunk.index),

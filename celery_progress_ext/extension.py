@@ -259,6 +259,14 @@ class CeleryProgress:
         """
         return self._operations.cancel(job_id)
 
+    def delete(self, job_id: str) -> None:
+        """Remove a job that is over, with its chunks and its history, and send ``jobs_forgotten``.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: while it is at work; cancel it first.
+        """
+        self._operations.delete(job_id)
+
     def migrate(self) -> str:
         """Make or upgrade the tables; the revision they are at then."""
         from celery_progress_ext.storage.migrate import migrate

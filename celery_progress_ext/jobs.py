@@ -191,8 +191,11 @@ class JobSnapshot:
     failures_total: int = 0
     stalled: tuple[StalledChunk, ...] = ()
     heartbeat_at: datetime | None = None
+    started_at: datetime | None = None
+    merge_started_at: datetime | None = None
     finished_at: datetime | None = None
     unit: str = "pages"
+    title: str | None = None
 
     @property
     def event(self) -> str:
@@ -216,6 +219,7 @@ class JobSnapshot:
             "job_id": self.job_id,
             "matter_id": self.matter_id,
             "document_id": self.document_id,
+            "title": self.title,
             "version": self.version,
             "status": self.status.value,
             "stage": self.stage,
@@ -240,6 +244,8 @@ class JobSnapshot:
             "stalled": [chunk.to_dict() for chunk in self.stalled],
             "heartbeat_at": iso(self.heartbeat_at),
             "created_at": iso(self.created_at),
+            "started_at": iso(self.started_at),
+            "merge_started_at": iso(self.merge_started_at),
             "finished_at": iso(self.finished_at),
         }
 

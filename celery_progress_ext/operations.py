@@ -1,4 +1,4 @@
-"""What a person may do to a job: retry what failed, cancel."""
+"""What a person may do to a job: retry what failed, cancel, delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording import Recording
-from celery_progress_ext.storage import job_changes, sending
+from celery_progress_ext.signals import jobs_forgotten
+from celery_progress_ext.storage import job_changes, retention, sending
 from celery_progress_ext.storage.rows import ChunkRow, JobRow
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ logger = get_logger(__name__)
 
 
 class Operations:
-    """Retry and cancel, each legal only where the transition table says so."""
+    """Retry, cancel and delete, each legal only where the transition table says so."""
 
     def __init__(self, context: ProcessContext, recording: Recording, publisher: Publisher) -> None:
         self._context = context
@@ -84,6 +85,19 @@ class Operations:
         )
         self._recording.bodies.run_ended(ended)
         return self._context.snapshots.of(ended.job)
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job that is over: its rows, what is kept of it for readers and in the result backend. Sends
+        ``jobs_forgotten``, as retention does: what was made of it may go too.
+
+        :raises JobNotFound: when there is no such job.
+        :raises IllegalTransition: while it is at work.
+        """
+        gone = self._changed(job_id, "delete", lambda conn: retention.delete(conn, job_id))
+        self._context.broadcaster.discard(job_id)
+        self._recording.conclusion.forget(job_id)
+        # Celery's `send` logs what a receiver raises, and goes on.
+        jobs_forgotten.send(sender=self._publisher.app, jobs=(gone,))
 
     def _changed(self, job_id: str, what: str, work: Callable[[Connection], T]) -> T:
         changed = self._context.database.write(work)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from celery_progress_ext import context
@@ -72,9 +73,30 @@ class JobTrackingService(_Service):
         """
         return self._snapshots.get(job_id)
 
-    def list(self, matter_id: str | None = None, *, limit: int = 50, active_only: bool = False) -> SnapshotList:
-        """Snapshots of a matter's jobs, or of all, newest first."""
-        return self._snapshots.find(matter_id=matter_id, limit=limit, active_only=active_only)
+    def list(
+        self,
+        matter_id: str | None = None,
+        *,
+        limit: int = 50,
+        active_only: bool = False,
+        statuses: Collection[JobStatus] | None = None,
+        search: str = "",
+        before: tuple[datetime, str] | None = None,
+    ) -> SnapshotList:
+        """Snapshots of a matter's jobs, or of all, newest first.
+
+        :param statuses: only jobs with one of these.
+        :param search: only jobs whose title has each of these words in it, whatever its case and accents.
+        :param before: only jobs behind the one with this ``created_at`` and ``job_id``: the last of the page before.
+        """
+        wanted = None if statuses is None else frozenset(statuses)
+        return self._snapshots.find(
+            matter_id=matter_id, limit=limit, active_only=active_only, statuses=wanted, search=search, before=before
+        )
+
+    def of_document(self, document_id: str) -> SnapshotList:
+        """Snapshots of a document's jobs, newest first."""
+        return [self._snapshots.of(row) for row in lookups.jobs_of_document(self._database, document_id)]
 
     def latest_for_document(self, document_id: str) -> JobSnapshot | None:
         """The newest job over a document."""

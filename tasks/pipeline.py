@@ -105,6 +105,7 @@ def _start(
         document_id=document_id,
         ranges=ranges,
         metadata={"filename": filename, "pages": pages},
+        title=filename,
         costs=_costs(found, ranges, options),
         kind=f"{options.engine} {options.language} {options.dpi} dpi",
         lane=lane_of(document_id, pages=pages, chunk_pages=settings.ocr_chunk_pages, spread=settings.ocr_queues),

@@ -1,12 +1,17 @@
-"""Taking documents in: ``POST /api/documents``."""
+"""Documents: taken in (``POST /api/documents``), shown and deleted (``/api/documents/{id}``)."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import structlog
 from flask import Blueprint, Flask, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from celery_progress_ext import JobSnapshot
+from celery_progress_ext.exceptions import JobNotFound
 from tasks import pipeline
+from tasks.documents import DocumentStore
 from tasks.keys import Role
 from tasks.options import InvalidOption
 from tasks.pdf.preflight import Refused
@@ -85,6 +90,56 @@ def submit() -> Response:
     response.status_code = 202
     response.headers["Location"] = url_for("jobs.show", job_id=job.id)
     return response
+
+
+@blueprint.get("/documents/<document_id>")
+def show(document_id: str) -> Response:
+    """The snapshot of a document's newest job."""
+    return jsonify(_jobs_of(document_id)[0].to_dict())
+
+
+@blueprint.delete("/documents/<document_id>")
+def delete(document_id: str) -> Response:
+    """Delete a document: its jobs, its pages and results, and the file that was handed in; 204, or 409 while a job is
+    at work on it.
+    """
+    found = _jobs_of(document_id, Role.SUBMIT)
+    if any(not job.status.terminal for job in found):
+        raise Problem(409, "not-now", "The document is being read. Cancel that first, then delete it.")
+    progress = current_app.extensions["web_progress"]
+    for job in found:
+        # The last one found first: where somebody retries the newest meanwhile, the document stays.
+        with suppress(JobNotFound):  # somebody else has deleted it
+            progress.delete(job.job_id)
+    log.info("document_deleted", matter_id=found[0].matter_id, document_id=document_id, jobs=len(found))
+    store: DocumentStore = current_app.extensions["web_documents"]
+    try:
+        for job in found:
+            store.delete_job(job.job_id)
+        store.delete_document(document_id)
+    except OSError as error:
+        log.error("files_left_behind", document_id=document_id, error=f"{type(error).__name__}: {error}")
+        raise Problem(
+            503,
+            "files-left-behind",
+            "The document is deleted from the list, but the document store does not answer, so its files are still "
+            "there. Whoever runs the service finds its id in the log.",
+        ) from None
+    return Response(status=204)
+
+
+def _jobs_of(document_id: str, role: Role = Role.READ) -> list[JobSnapshot]:
+    """The jobs of a document, the newest first, all of matters that the request's credential opens with this role.
+
+    :raises Problem: 404 when there is none, 401 or 403.
+    """
+    require_grant(role)
+    found: list[JobSnapshot] = current_app.extensions["web_progress"].jobs.of_document(document_id)
+    if not found:
+        raise Problem(404, "document-not-found", "There is no such document; it may have been deleted.")
+    for matter_id in {job.matter_id for job in found}:
+        authorize(matter_id, role)
+    return found
 
 
 def links(job_id: str) -> dict[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import structlog
-from flask import Blueprint, Response, current_app, jsonify, request
+from urllib.parse import urlencode
 
-from celery_progress_ext import CeleryProgress, JobSnapshot
+import structlog
+from flask import Blueprint, Response, current_app, jsonify, request, url_for
+
+from celery_progress_ext import CeleryProgress, JobSnapshot, JobStatus
 from tasks.keys import Role
 from web.auth import authorize, require_grant
+from web.cursors import after, place
 from web.numbers import number
+from web.problems import Problem
 
 log = structlog.get_logger(__name__)
 blueprint = Blueprint("jobs", __name__)
@@ -37,18 +41,54 @@ def readable_job(job_id: str, role: Role = Role.READ) -> JobSnapshot:
 
 @blueprint.get("/jobs")
 def index() -> Response:
-    """Snapshots, newest first: of ``matter_id``, or of every matter that the credential opens. ``limit`` up to 200."""
+    """Snapshots, newest first: of ``matter_id``, or of every matter that the credential opens. ``limit`` up to 200.
+
+    ``q`` are words of the title (the file's name), ``status`` one or more statuses with commas between them, ``active``
+    is short for those that are not over. A ``Link`` with ``rel="next"`` leads to the next page where there is one.
+    """
     limit = number("limit", default=50, least=1, most=_MAX_JOBS)
     active = request.args.get("active", "") in ("1", "true")
+    cursor = request.args.get("cursor")
+    before = None if cursor is None else place(cursor)
+    statuses = _statuses()
     grant = require_grant()
     if "matter_id" in request.args:
         authorize(request.args["matter_id"])
         matters: list[str | None] = [request.args["matter_id"]]
     else:
         matters = [None] if grant.everything else [*sorted(grant.matters)]
-    found = [job for matter in matters for job in progress().jobs.list(matter, limit=limit, active_only=active)]
-    found.sort(key=lambda job: job.created_at, reverse=True)
-    return jsonify([job.to_dict() for job in found[:limit]])
+    found = [
+        job
+        for matter in matters
+        for job in progress().jobs.list(
+            matter,
+            # One more than is shown: whether there are more.
+            limit=limit + 1,
+            active_only=active,
+            statuses=statuses,
+            search=request.args.get("q", ""),
+            before=before,
+        )
+    ]
+    found.sort(key=lambda job: (job.created_at, job.job_id), reverse=True)
+    response = jsonify([job.to_dict() for job in found[:limit]])
+    if len(found) > limit:
+        asked = {**request.args, "cursor": after(found[limit - 1])}
+        response.headers["Link"] = f'<{url_for("jobs.index")}?{urlencode(asked)}>; rel="next"'
+    return response
+
+
+def _statuses() -> list[JobStatus] | None:
+    """Those that the request asks for; None for any.
+
+    :raises Problem: 400 for one that is none.
+    """
+    asked = request.args.get("status", "")
+    try:
+        return [JobStatus(name) for name in asked.split(",")] if asked else None
+    except ValueError:
+        names = ", ".join(status.value for status in JobStatus)
+        raise Problem(400, "bad-parameter", f"`status` must be one or more of {names}, with commas.") from None
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -67,10 +107,10 @@ def chunks(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/history")
 def history(job_id: str) -> Response:
     """What happened to a job after the version ``after``, oldest first; at most ``limit`` (1000) events."""
-    after = number("after", default=0, least=0, most=2**63 - 1)
+    newer = number("after", default=0, least=0, most=2**63 - 1)
     limit = number("limit", default=_MAX_EVENTS, least=1, most=_MAX_EVENTS)
     readable_job(job_id)
-    return jsonify(progress().jobs.history(job_id, after=after, limit=limit))
+    return jsonify(progress().jobs.history(job_id, after=newer, limit=limit))
 
 
 @blueprint.post("/jobs/<job_id>/retry")

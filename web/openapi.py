@@ -56,6 +56,7 @@ _SCHEMAS: dict[str, Schema] = {
             "job_id": {"type": "string"},
             "matter_id": {"type": "string"},
             "document_id": {"type": "string"},
+            "title": _or_null({"type": "string"}),
             "version": _COUNT,
             "status": {"enum": [status.value for status in JobStatus]},
             "stage": {"type": "string"},
@@ -71,6 +72,8 @@ _SCHEMAS: dict[str, Schema] = {
             "stalled": {"type": "array", "items": {"type": "object"}},
             "heartbeat_at": _or_null(_TIME),
             "created_at": _TIME,
+            "started_at": _or_null(_TIME),
+            "merge_started_at": _or_null(_TIME),
             "finished_at": _or_null(_TIME),
         }
     ),
@@ -189,6 +192,9 @@ def _parameter(where: str, name: str, schema: Schema) -> Schema:
     return {"in": where, "name": name, "required": where == "path", "schema": schema}
 
 
+_STATUS = f"({'|'.join(status.value for status in JobStatus)})"
+_STATUSES = f"^({_STATUS}(,{_STATUS})*)?$"
+_DOCUMENT = _parameter("path", "document_id", {"type": "string", "minLength": 1})
 _JOB = _parameter("path", "job_id", {"type": "string", "minLength": 1})
 _AFTER = _parameter("query", "after", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
 _STREAM = {
@@ -239,12 +245,23 @@ PATHS: dict[str, Schema] = {
             },
         )
     },
+    "/api/documents/{document_id}": {
+        "get": _read("The snapshot of a document's newest job.", _ref("Job"), _DOCUMENT, problems=(404,)),
+        "delete": _operation(
+            "Delete a document with its jobs, pages, results and its file; 409 while a job is at work on it.",
+            {**_answers({}, *_ALWAYS, 404, 409), "204": {"description": "Done."}},
+            _DOCUMENT,
+        ),
+    },
     "/api/jobs": {
         "get": _read(
-            "Snapshots, newest first.",
+            'Snapshots, newest first; `Link` with `rel="next"` is the next page.',
             _list("Job"),
             _parameter("query", "matter_id", _MATTER),
             _parameter("query", "active", {"type": "string"}),
+            _parameter("query", "q", {"type": "string", "description": "Words of the title, the file's name."}),
+            _parameter("query", "status", {"type": "string", "pattern": _STATUSES}),
+            _parameter("query", "cursor", {"type": "string", "description": "From the page before.", "maxLength": 200}),
             _limit(200),
             problems=(400,),
         )

@@ -88,6 +88,9 @@ class Broadcaster(Protocol):
     def kept_versions(self, job_ids: Iterable[str]) -> dict[str, int]:
         """The versions of the kept snapshots; jobs without one are left out."""
 
+    def discard(self, job_id: str) -> None:
+        """Keep nothing of a job that was deleted. What a lost server keeps ends by its TTL."""
+
     def subscribe(self) -> Subscription:
         """Open a subscription without channels.
 

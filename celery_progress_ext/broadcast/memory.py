@@ -83,6 +83,11 @@ class MemoryBroadcaster:
         kept = {job_id: self.kept(job_id) for job_id in job_ids}
         return {job_id: message.version for job_id, message in kept.items() if message and message.version is not None}
 
+    def discard(self, job_id: str) -> None:
+        """See ``Broadcaster.discard``."""
+        with self._lock:
+            self._kept.pop(job_id, None)
+
     def subscribe(self) -> MemorySubscription:
         """See ``Broadcaster.subscribe``."""
         subscription = MemorySubscription(self)

@@ -123,6 +123,10 @@ class RedisBroadcaster:
         versions = self._unless_unreachable(pipeline.execute, "kept_unreadable", jobs=len(wanted)) or []
         return {job_id: int(version) for job_id, version in zip(wanted, versions, strict=False) if version is not None}
 
+    def discard(self, job_id: str) -> None:
+        """See ``Broadcaster.discard``."""
+        self._unless_unreachable(lambda: self._redis.delete(_key(job_id)), "kept_not_discarded", job_id=job_id)
+
     def subscribe(self) -> RedisSubscription:
         """See ``Broadcaster.subscribe``."""
         return RedisSubscription(self._readers)

@@ -13,6 +13,7 @@ from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import SUCCESS, Publisher, ResultLost
 from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.conclusion import Conclusion
+from celery_progress_ext.recording.processes import process_name
 from celery_progress_ext.storage import body_changes, job_changes, lookups
 from celery_progress_ext.storage.borrowed import borrowed
 from celery_progress_ext.storage.chunk_changes import small_json
@@ -43,6 +44,7 @@ class BodyRecorder:
                 task_id=task_id,
                 lease=self._settings.lease_seconds,
                 max_tries=self._settings.max_attempts,
+                worker=process_name(),
                 promise=self._context.snapshots.last_promise(task.job_id),
             )
         )

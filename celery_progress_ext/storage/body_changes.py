@@ -66,15 +66,23 @@ _CLAIM = (
 
 
 def claim(
-    conn: Connection, job_id: str, *, task_id: str, lease: float, max_tries: int, promise: Promise | None = None
+    conn: Connection,
+    job_id: str,
+    *,
+    task_id: str,
+    lease: float,
+    max_tries: int,
+    worker: str | None = None,
+    promise: Promise | None = None,
 ) -> JobRow | None:
     """Take the merge for this delivery; None where it is done, taken, not due yet, or was tried too often.
 
+    :param worker: the process that merges.
     :param promise: the finish time that was given last, for the history.
     """
     job = _changed(conn, _CLAIM, job_id, new_task_id=task_id, new_lease=lease, max_tries=max_tries)
     if job is not None:
-        events.record(conn, job, EventType.MERGE_STARTED, attempt=job.body_attempt, promise=promise)
+        events.record(conn, job, EventType.MERGE_STARTED, attempt=job.body_attempt, worker=worker, promise=promise)
     return job
 
 

@@ -124,6 +124,7 @@ def start(
         EventType.CHUNK_STARTED,
         chunk_index=chunk.chunk_index,
         attempt=chunk.attempt,
+        worker=chunk.worker,
         promise=promise,
     )
     return Change(job=job, chunk=chunk)
@@ -360,6 +361,7 @@ def fail(
         chunk_index=chunk.chunk_index,
         attempt=chunk.attempt,
         message=error,
+        worker=chunk.worker,
     )
     return Change(job=restate_error(conn, job), chunk=chunk)
 
@@ -431,6 +433,7 @@ def release(
         chunk_index=chunk.chunk_index,
         attempt=chunk.attempt,
         message=reason,
+        worker=chunk.worker,
     )
     return Change(job=job, chunk=chunk)
 

@@ -41,10 +41,12 @@ def record(
     chunk_index: int | None = None,
     attempt: int | None = None,
     message: str | None = None,
+    worker: str | None = None,
     promise: Promise | None = None,
 ) -> None:
     """Append one event, in the transaction of the change that it records, with the version that change made.
 
+    :param worker: the process that works on the chunk or the merge.
     :param promise: the finish time that was given last.
     """
     conn.execute(
@@ -56,6 +58,7 @@ def record(
             "chunk_index": chunk_index,
             "attempt": attempt,
             "message": message,
+            "worker": worker,
             **_promised(promise),
         },
     )
@@ -65,7 +68,7 @@ _CHANGED = rows_of("changed", "changed")
 _VERSION = _CHANGED.c.value["version"].as_integer()
 _RECORD_ALL = sa.insert(events).from_select(
     [
-        *("job_id", "version", "type", "at", "chunk_index", "attempt", "message"),
+        *("job_id", "version", "type", "at", "chunk_index", "attempt", "message", "worker"),
         *("eta_finish_at", "eta_earliest_at", "eta_latest_at", "eta_model"),
     ],
     sa.select(
@@ -76,6 +79,7 @@ _RECORD_ALL = sa.insert(events).from_select(
         _CHANGED.c.value["chunk_index"].as_integer(),
         _CHANGED.c.value["attempt"].as_integer(),
         sa.cast(sa.bindparam("message", type_=sa.Text), sa.Text),
+        _CHANGED.c.value["worker"].as_string(),
         *(
             sa.cast(sa.bindparam(name, type_=sa.Double), sa.Double)
             for name in ("eta_finish_at", "eta_earliest_at", "eta_latest_at")
@@ -100,7 +104,7 @@ def record_all(
     """
     first = job.version - len(chunks) + 1
     changed = [
-        {"version": version, "chunk_index": chunk.chunk_index, "attempt": chunk.attempt}
+        {"version": version, "chunk_index": chunk.chunk_index, "attempt": chunk.attempt, "worker": chunk.worker}
         for version, chunk in enumerate(chunks, first)
     ]
     promised = _promised(promise)
@@ -120,6 +124,7 @@ _READ = (
         events.c.chunk_index,
         events.c.attempt,
         events.c.message,
+        events.c.worker,
         events.c.eta_finish_at,
         events.c.eta_earliest_at,
         events.c.eta_latest_at,

@@ -22,6 +22,7 @@ from celery_progress_ext.storage.expressions import now
 from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, has_status, is_status, unfinished
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
+from celery_progress_ext.titles import search_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,8 @@ class NewJob:
     kind: str | None = None
     #: Where its messages go, as the column says.
     queues: Mapping[str, Any] | None = None
+    #: What people call it; a job without a title is found by its document's id.
+    title: str | None = None
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -108,6 +111,8 @@ def create(
             "cost_done": 0.0,
             "merge_share": merge_share,
             "queues": new.queues,
+            "title": new.title,
+            "title_key": search_key(new.title or new.document_id),
             "new_lease": due if lease is None else lease,
         },
     ).first()

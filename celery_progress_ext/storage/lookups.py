@@ -100,18 +100,23 @@ def counts_by_status(database: Database) -> dict[str, dict[str, int]]:
     }
 
 
-_NEWEST_OF_DOCUMENT = (
+_OF_DOCUMENT = (
     sa.select(*JOB_COLUMNS)
     .where(jobs.c.document_id == sa.bindparam("of_document", type_=sa.String))
     .order_by(jobs.c.created_at.desc())
-    .limit(1)
 )
+_NEWEST_OF_DOCUMENT = _OF_DOCUMENT.limit(1)
 
 
 def newest_of_document(database: Database, document_id: str) -> JobRow | None:
     """The newest job over a document; None where there is none."""
     row = database.row(_NEWEST_OF_DOCUMENT, of_document=document_id)
     return None if row is None else JobRow.of(row)
+
+
+def jobs_of_document(database: Database, document_id: str) -> list[JobRow]:
+    """The jobs over a document, the newest first."""
+    return [JobRow.of(row) for row in database.rows(_OF_DOCUMENT, of_document=document_id)]
 
 
 _TIMES = ("started_at", "progressed_at", "finished_at", "leased_until")

@@ -1,4 +1,4 @@
-"""Deleting jobs that retention no longer keeps."""
+"""Deleting jobs: those that retention no longer keeps, and one that a person deletes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from celery_progress_ext.jobs import ForgottenJob
-from celery_progress_ext.storage.database import Database
+from celery_progress_ext.jobs import TERMINAL, ForgottenJob
+from celery_progress_ext.storage.database import Database, Stale
 from celery_progress_ext.storage.expressions import now
+from celery_progress_ext.storage.rows import has_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import job_kinds as kinds
 from celery_progress_ext.storage.schema import processing_jobs as jobs
@@ -29,10 +30,26 @@ _EXPIRED = (
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 # Chunks before the job, as every transaction locks them: a late success may be on its way.
 _LOCK = sa.select(chunks.c.id).where(chunks.c.job_id == _OF_JOB).order_by(chunks.c.id).with_for_update()
+_DELETE_ONE = sa.delete(jobs).where(jobs.c.id == _OF_JOB).returning(jobs.c.id, jobs.c.matter_id, jobs.c.document_id)
 # The age once more: a job that is retried meanwhile stays.
-_DELETE = sa.delete(jobs).where(jobs.c.id == _OF_JOB, _OLD).returning(jobs.c.id, jobs.c.matter_id, jobs.c.document_id)
+_DELETE = _DELETE_ONE.where(_OLD)
 # So that no more is kept of what past jobs were like than of the jobs.
 _DELETE_KINDS = sa.delete(kinds).where(kinds.c.updated_at < now() - sa.bindparam("seconds", type_=sa.Double))
+
+
+_DELETE_ENDED = _DELETE_ONE.where(has_status(jobs.c.status, TERMINAL))
+
+
+def delete(conn: Connection, job_id: str) -> ForgottenJob:
+    """Delete a job that is over, with its chunks and events.
+
+    :raises Stale: where it is at work, or there is none.
+    """
+    conn.execute(_LOCK, {"of_job": job_id})
+    row = conn.execute(_DELETE_ENDED, {"of_job": job_id}).first()
+    if row is None:
+        raise Stale
+    return ForgottenJob(job_id=row.id, matter_id=row.matter_id, document_id=row.document_id)
 
 
 def expire(database: Database, *, days: float) -> Iterator[ForgottenJob]:

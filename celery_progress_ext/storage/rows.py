@@ -70,6 +70,7 @@ class JobRow:
     merge_share: float | None
     work_floor: float | None
     queues: Mapping[str, Any] | None
+    title: str | None
     now: float
 
     @classmethod
@@ -164,13 +165,15 @@ class ChunkRow:
 _JOB_FIELDS = [field.name for field in fields(JobRow) if field.name != "status"]
 _CHUNK_FIELDS = [field.name for field in fields(ChunkRow) if field.name != "status"]
 
-_LARGE = frozenset({"signature", "result", "body_signature", "followers", "audited_version", "learned_run"})
+_NOT_READ = frozenset(
+    {"signature", "result", "body_signature", "followers", "audited_version", "learned_run", "title_key"}
+)
 
 JOB_COLUMNS: Sequence[sa.ColumnElement[Any]] = [
-    *(column for column in jobs.c if column.name not in _LARGE),
+    *(column for column in jobs.c if column.name not in _NOT_READ),
     now().label("now"),
 ]
-CHUNK_COLUMNS: Sequence[sa.ColumnElement[Any]] = [column for column in chunks.c if column.name not in _LARGE]
+CHUNK_COLUMNS: Sequence[sa.ColumnElement[Any]] = [column for column in chunks.c if column.name not in _NOT_READ]
 
 
 def has_status(column: sa.Column[str], statuses: frozenset[Any]) -> sa.ColumnElement[bool]:

@@ -110,12 +110,18 @@ processing_jobs = sa.Table(
     sa.Column("work_floor", sa.Double),
     # The run that its kind has learned from last.
     sa.Column("learned_run", sa.Integer),
+    # What people call it, such as a file's name; and what it is searched by (`titles.search_key`), which is None for a
+    # job of a publisher of before revision 0005.
+    sa.Column("title", sa.String(255)),
+    sa.Column("title_key", sa.String(255)),
     sa.CheckConstraint(
         "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
         " AND pending_chunks + processing_chunks + completed_chunks + failed_chunks = total_chunks",
         name="counts",
     ),
     sa.Index("ix_processing_jobs_matter_created", "matter_id", "created_at"),
+    # A page of a matter's list is found in it alone, whatever is searched for.
+    sa.Index("ix_processing_jobs_listed", "matter_id", "created_at", "id", "status", "title_key"),
     sa.Index("ix_processing_jobs_document_created", "document_id", "created_at"),
     sa.Index("ix_processing_jobs_status_updated", "status", "updated_at"),
     sa.Index("ix_processing_jobs_finished_at", "finished_at"),
@@ -185,6 +191,9 @@ job_events = sa.Table(
     sa.Column("chunk_index", sa.Integer),
     sa.Column("attempt", sa.Integer),
     sa.Column("message", sa.Text),
+    # The process that works on the chunk, or on the merge (`recording.processes`); None in events of before revision
+    # 0005.
+    sa.Column("worker", sa.String(255)),
     # The finish time that readers had been given last when this happened, and its interval; and the estimate before it
     # was corrected (`calibration.Model`).
     sa.Column("eta_finish_at", sa.Double),

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,17 +16,19 @@ from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import JobNotFound
-from celery_progress_ext.jobs import ChunkFailure, FinishTime, JobSnapshot, PageShortfall, StalledChunk
+from celery_progress_ext.jobs import ChunkFailure, FinishTime, JobSnapshot, JobStatus, PageShortfall, StalledChunk
 from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.backlog import CurrentBacklog
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.estimates import Estimates
+from celery_progress_ext.storage.expressions import among
 from celery_progress_ext.storage.kinds import Kinds
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, is_status
+from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, active, has_status, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.workers import CurrentRoster
+from celery_progress_ext.titles import search_words
 from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
 from celery_progress_ext.wording import moment
 
@@ -54,6 +57,42 @@ class _View:
     slots: tuple[int, float]
 
 
+_NEWEST_FIRST = (jobs.c.created_at.desc(), jobs.c.id.desc())
+
+
+def listed(
+    matter_id: str | None = None,
+    *,
+    active_only: bool = False,
+    statuses: frozenset[JobStatus] | None = None,
+    search: str = "",
+    before: tuple[datetime, str] | None = None,
+    limit: int = 50,
+) -> sa.Select[Any]:
+    """The query of a page of a list, newest first.
+
+    What is on the page is found in ``ix_processing_jobs_listed`` alone; only then are its rows read, which are large.
+    """
+    ids = sa.select(jobs.c.id).order_by(*_NEWEST_FIRST).limit(limit)
+    if matter_id is not None:
+        ids = ids.where(jobs.c.matter_id == matter_id)
+    if active_only:
+        ids = ids.where(active)
+    if statuses is not None:
+        ids = ids.where(has_status(jobs.c.status, statuses))
+    for word in search_words(search):
+        ids = ids.where(jobs.c.title_key.contains(word, autoescape=True))
+    if before is not None:
+        at, job_id = before
+        # A datetime does not hold the last digits of the row's time; it serves where that job was deleted meanwhile.
+        last = sa.select(jobs.c.created_at).where(jobs.c.id == job_id).correlate(None).scalar_subquery()
+        ids = ids.where(
+            sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(sa.func.coalesce(last, at.timestamp()), job_id)
+        )
+    on_page = among(jobs.c.id, ids.correlate(None).scalar_subquery())
+    return sa.select(*JOB_COLUMNS).where(on_page).order_by(*_NEWEST_FIRST)
+
+
 class Snapshots:
     """Reads snapshots; keeps what was last seen of the running chunks of recent jobs, for ``VIEW_SECONDS``."""
 
@@ -76,14 +115,19 @@ class Snapshots:
             raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
         return self.of(JobRow.of(row))
 
-    def find(self, *, matter_id: str | None = None, active_only: bool = False, limit: int = 50) -> list[JobSnapshot]:
-        """Snapshots, newest first."""
-        query = sa.select(*JOB_COLUMNS).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
-        if matter_id is not None:
-            query = query.where(jobs.c.matter_id == matter_id)
-        if active_only:
-            query = query.where(active)
-        return [self.of(JobRow.of(row)) for row in self._database.rows(query)]
+    def find(
+        self,
+        *,
+        matter_id: str | None = None,
+        active_only: bool = False,
+        statuses: frozenset[JobStatus] | None = None,
+        search: str = "",
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+    ) -> list[JobSnapshot]:
+        """Snapshots, newest first. See ``JobTrackingService.list``."""
+        found = listed(matter_id, active_only=active_only, statuses=statuses, search=search, before=before, limit=limit)
+        return [self.of(JobRow.of(row)) for row in self._database.rows(found)]
 
     def of(self, job: JobRow, *, bypass_cache: bool = True, freed_slots: int = 0) -> JobSnapshot:
         """The snapshot that belongs to a job's row (with ``now``).
@@ -118,7 +162,10 @@ class Snapshots:
             work_pct=_work_pct(job),
             stalled=view.stalled,
             heartbeat_at=moment(job.now),
-            finished_at=None if job.finished_at is None else moment(job.finished_at),
+            title=job.title,
+            started_at=_moment(job.started_at),
+            merge_started_at=_moment(job.merge_started_at),
+            finished_at=_moment(job.finished_at),
             unit=job.unit,
         )
 
@@ -261,6 +308,10 @@ def _slots(before: _View | None, at_work: int) -> tuple[int, float]:
     if before is not None and before.slots[0] > at_work and now - before.slots[1] < SLOT_SECONDS:
         return before.slots
     return at_work, now
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment(seconds)
 
 
 def _work_pct(job: JobRow) -> float:

@@ -17,6 +17,7 @@ from celery_progress_ext.storage import Database
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
 from celery_progress_ext.storage.revisions import current, head, known
 from celery_progress_ext.storage.schema import metadata
+from celery_progress_ext.story import JobTrackingService
 
 
 @pytest.fixture
@@ -76,6 +77,28 @@ def test_the_way_back_removes_every_table(database: Database) -> None:
         command.downgrade(config(conn), "base")
     with database.engine.connect() as conn:
         assert not set(metadata.tables) & set(sa.inspect(conn).get_table_names())
+
+
+def test_jobs_of_before_are_found_by_their_file_names(database: Database) -> None:
+    """The OCR service kept them in the metadata; a job without one is found by its document."""
+    with database.engine.begin() as conn:
+        command.upgrade(config(conn), "0004")
+        columns = (
+            "id, matter_id, document_id, status, stage_name, stage, metadata, body_signature, body_task_id,"
+            " created_at, updated_at"
+        )
+        for number, metadata in enumerate(('{"filename": "Brief M\\u00fcller.pdf"}', '{"filename": 7}')):
+            conn.execute(
+                sa.text(
+                    f"INSERT INTO processing_jobs ({columns}) VALUES"
+                    " (:id, 'm', :document, 'PENDING', 'queued', '', :metadata, '{}', '', :number, 0)"
+                ),
+                {"id": f"j{number}", "document": f"d{number}", "metadata": metadata, "number": number},
+            )
+    migrate(database)
+    found = JobTrackingService(database)
+    assert [(job.job_id, job.title) for job in found.list("m", search="MULLER")] == [("j0", "Brief Müller.pdf")]
+    assert [(job.job_id, job.title) for job in found.list("m", search="d1")] == [("j1", None)]
 
 
 _LOOKUPS = {

@@ -28,7 +28,7 @@ def live(url: str) -> dict[str, str]:
             snapshot = rows.jobs.snapshot(job_id)
             assert snapshot.status is status, snapshot
             assert [event["version"] for event in rows.jobs.history(job_id)][-1] <= snapshot.version
-        assert {snapshot.job_id for snapshot in rows.jobs.list("m")} >= set(expected)
+        assert {snapshot.job_id for snapshot in rows.jobs.list("m", search="a.pdf")} >= set(expected)
         return {job_id: status.value for job_id, status in expected.items()}
     finally:
         rows.database.dispose()

@@ -107,6 +107,7 @@ class Rows:
             unit="pages",
             on_chunk_failure=policy,
             metadata={"filename": "a.pdf"},
+            title="a.pdf",
             body_task_id=job_id,
             body_signature={},
             followers={},
