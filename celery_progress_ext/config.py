@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery_progress_ext.exceptions import InvalidSetting
 
 #: What a setting that is true or false may say, in the environment too.
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+#: What a list in the environment is separated by.
+_SEPARATORS = re.compile(r"[\s,]+")
+#: The annotation of a setting that is a list.
+_LIST = "tuple[str, ...] | None"
+#: A secret that signs tokens has at least so many characters.
+MIN_SECRET_LENGTH = 16
 #: The beat task: its name, and that of its entry in the schedule.
 TICK = "celery_progress_ext.tick"
 
@@ -40,8 +48,23 @@ class Settings:
     body_queue: str | None = None
     #: A group of this machine that shares the files which are made here (an SQLite database); None: their owner alone.
     files_group: str | None = None
+    #: Sign the tokens that open one job or one matter: the first makes new ones, all are accepted. None: no tokens.
+    token_secrets: tuple[str, ...] | None = field(default=None, repr=False)
+    #: The origins of other sites whose pages may read with a token, such as ``https://shop.example``; ``*`` for all.
+    allowed_origins: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for secret in self.token_secrets or ():
+            if len(secret) < MIN_SECRET_LENGTH:
+                raise InvalidSetting(
+                    f"each of progress_token_secrets needs at least {MIN_SECRET_LENGTH} characters: "
+                    "`python -c 'import secrets; print(secrets.token_urlsafe(32))'` prints a good one"
+                )
+        for origin in self.allowed_origins or ():
+            if origin != "*" and not _is_origin(origin):
+                raise InvalidSetting(
+                    f"each of progress_allowed_origins is * or an origin like https://shop.example, not {origin!r}"
+                )
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"progress_{name} must be greater than 0, not {getattr(self, name)!r}")
@@ -54,11 +77,11 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            key = f"progress_{field.name}"
+        for each in fields(cls):
+            key = f"progress_{each.name}"
             value = environ.get(key.upper()) or conf.get(key)
             if value is not None:
-                values[field.name] = _convert(key, value, field.default)
+                values[each.name] = _convert(key, value, each.default, is_list=each.type == _LIST)
         if values.get("redis_url") is None and str(conf.get("result_backend") or "").startswith(("redis", "unix")):
             values["redis_url"] = conf["result_backend"]
         return cls(**values)
@@ -69,7 +92,10 @@ class Settings:
         return self.lease_seconds / 3
 
 
-def _convert(key: str, value: Any, default: Any) -> Any:
+def _convert(key: str, value: Any, default: Any, *, is_list: bool) -> Any:
+    if is_list:
+        texts = _SEPARATORS.split(value) if isinstance(value, str) else [str(each) for each in value]
+        return tuple(text for text in texts if text) or None
     if default is None or isinstance(default, str):
         return str(value)
     if isinstance(default, bool):
@@ -81,3 +107,14 @@ def _convert(key: str, value: Any, default: Any) -> Any:
         return type(default)(value)
     except (TypeError, ValueError):
         raise InvalidSetting(f"{key} must be a number, not {value!r}") from None
+
+
+def _is_origin(text: str) -> bool:
+    """Whether it is what a browser sends as ``Origin``: a scheme, a host and perhaps a port, in lower case."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    host = parts.hostname is not None and "@" not in parts.netloc
+    return host and parts.scheme in ("http", "https") and text == f"{parts.scheme}://{parts.netloc.lower()}"

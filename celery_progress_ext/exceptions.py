@@ -67,6 +67,10 @@ class InvalidSetting(ProgressError):
     """A progress_* setting has a value that cannot be used."""
 
 
+class InvalidToken(ProgressError):
+    """This token is not valid here; ask for a new one."""
+
+
 class NotConfigured(ProgressError):
     """No CeleryProgress has been set up in this process; call CeleryProgress(app) next to your Celery app."""
 

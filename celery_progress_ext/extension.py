@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ from celery_progress_ext.storage import Database, lookups
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
 from celery_progress_ext.story import JobTrackingService, OCRChunkService
+from celery_progress_ext.tokens import DEFAULT_SECONDS, Tokens
 from celery_progress_ext.tracked_job import TrackedJob
 from celery_progress_ext.worker import admission, prefork, receivers
 from celery_progress_ext.worker.config_checks import advise
@@ -238,6 +240,30 @@ class CeleryProgress:
         :param wait: seconds for which it may not be there yet: a task before it in a chain publishes it.
         """
         return TrackedJob(job_id, self, wait=wait, app=self.app)
+
+    def token(
+        self, job: TrackedJob | str, *, expires: float | timedelta = DEFAULT_SECONDS, issuer: str | None = None
+    ) -> str:
+        """A token with which a browser or a program reads one job, and nothing else, until it expires.
+
+        :param job: the job or its id; it need not be there yet.
+        :param expires: seconds from now, or a timedelta.
+        :param issuer: an id of the credential that it is made with, for applications that refuse it once that ends.
+        :raises InvalidSetting: without ``progress_token_secrets``.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        return self.tokens.for_job(job_id, expires=expires, issuer=issuer)
+
+    def matter_token(
+        self, matter_id: str, *, expires: float | timedelta = DEFAULT_SECONDS, issuer: str | None = None
+    ) -> str:
+        """A token for all jobs of a matter, as :meth:`token`."""
+        return self.tokens.for_matter(matter_id, expires=expires, issuer=issuer)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Makes and reads tokens."""
+        return Tokens(self.settings.token_secrets or ())
 
     def watch(self, job_id: str) -> Iterator[JobSnapshot]:
         """Snapshots of a job as they come, to the terminal one."""

@@ -1,4 +1,4 @@
-"""Times as people say them; one table of precisions for every face. ``web/static/wording.js`` says the same.
+"""Times as people say them; one table of precisions for every face. ``static/wording.js`` says the same.
 
 A finish time is an estimate with an interval, and is given at one precision that fits the interval's width: a time to
 the second in an interval of half an hour would promise what nobody knows.

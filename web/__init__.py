@@ -27,6 +27,7 @@ from web import (
     pages,
     problems,
     results,
+    static_files,
     streams,
     uploads,
 )
@@ -50,7 +51,7 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     progress = progress or celery_app.progress
     logs.configure()
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # in the order of the wire contract
     app.extensions["web_progress"] = progress
     store = DocumentStore(settings.documents_url, files_group=settings.files_group)
@@ -93,5 +94,6 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     for blueprint in (jobs.blueprint, keys.blueprint, openapi.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     health.install(app, progress, store)
+    static_files.install(app)
     app.register_blueprint(pages.blueprint)
     return app

@@ -88,7 +88,7 @@ def submit() -> Response:
     log.info("document_submitted", matter_id=matter_id, job_id=job.id, document_id=snapshot.document_id)
     response = jsonify(job_id=job.id, document_id=snapshot.document_id, links=links(job.id))
     response.status_code = 202
-    response.headers["Location"] = url_for("jobs.show", job_id=job.id)
+    response.headers["Location"] = url_for("progress_events.job", job_id=job.id)
     return response
 
 
@@ -144,7 +144,7 @@ def _jobs_of(document_id: str, role: Role = Role.READ) -> list[JobSnapshot]:
 
 def links(job_id: str) -> dict[str, str]:
     """Where everything about a job is found."""
-    job = url_for("jobs.show", job_id=job_id)
+    job = url_for("progress_events.job", job_id=job_id)
     return {
         "self": job,
         "events": f"{job}/events",

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: their snapshots, chunks and history; retry and cancel."""
+"""Jobs over HTTP: lists, chunks and history; retry and cancel. Their snapshots and streams are the library's."""
 
 from __future__ import annotations
 
@@ -89,12 +89,6 @@ def _statuses() -> list[JobStatus] | None:
     except ValueError:
         names = ", ".join(status.value for status in JobStatus)
         raise Problem(400, "bad-parameter", f"`status` must be one or more of {names}, with commas.") from None
-
-
-@blueprint.get("/jobs/<job_id>")
-def show(job_id: str) -> Response:
-    """The snapshot of a job."""
-    return jsonify(readable_job(job_id).to_dict())
 
 
 @blueprint.get("/jobs/<job_id>/chunks")

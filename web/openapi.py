@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify
 
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.sse.assets import names
 from tasks.documents import OUTPUT_SUFFIXES
 from tasks.engines import ENGINES
 from tasks.keys import Role
@@ -75,6 +76,16 @@ _SCHEMAS: dict[str, Schema] = {
             "started_at": _or_null(_TIME),
             "merge_started_at": _or_null(_TIME),
             "finished_at": _or_null(_TIME),
+        }
+    ),
+    "Polled": _object(
+        {
+            "state": {"enum": ["PENDING", "PROGRESS", "SUCCESS", "FAILURE", "REVOKED"]},
+            "complete": {"type": "boolean"},
+            "success": _or_null({"type": "boolean"}),
+            "progress": _object(
+                {"pending": {"type": "boolean"}, "current": _COUNT, "total": _COUNT, "percent": _PERCENT}
+            ),
         }
     ),
     "Submitted": _object(
@@ -220,14 +231,15 @@ def _read(summary: str, schema: Schema, *parameters: Schema, problems: tuple[int
     return _operation(summary, _answers({200: _json(schema)}, *_ALWAYS, *problems), *parameters)
 
 
-def _open(summary: str, answer: Schema, *problems: int) -> Schema:
-    return _operation(summary, _answers({200: answer}, *problems), security=[])
+def _open(summary: str, answer: Schema, *problems: int, parameters: tuple[Schema, ...] = ()) -> Schema:
+    return _operation(summary, _answers({200: answer}, *problems), *parameters, security=[])
 
 
 def _change(summary: str) -> Schema:
     return _operation(summary, _answers({202: _json(_ref("Job"))}, *_ALWAYS, 404, 409), _JOB)
 
 
+_TEXT_SCHEMA: Schema = {"schema": {"type": "string"}}
 _TEXT = {"description": "Text.", "content": {"text/plain; charset=utf-8": {"schema": {"type": "string"}}}}
 _BINARY = {
     "description": "The file, or a part of it.",
@@ -278,6 +290,38 @@ PATHS: dict[str, Schema] = {
             "Follow a job.",
             {**_answers({200: _STREAM}, *_ALWAYS, 404), "204": {"description": "The client has the last event."}},
             _JOB,
+        )
+    },
+    "/api/matters/{matter_id}/jobs": {
+        "get": _read(
+            "Snapshots of a matter's jobs, newest first.",
+            _list("Job"),
+            _parameter("path", "matter_id", _MATTER),
+            _parameter("query", "active", {"type": "string"}),
+            _limit(200),
+            problems=(400,),
+        )
+    },
+    "/api/celery-progress/{job_id}/": {
+        "get": _read("A job, as celery-progress's client polls it.", _ref("Polled"), _JOB)
+    },
+    "/api/celery-progress/{job_id}/{token}/": {
+        "get": _read(
+            "The same for a client that sends no header.",
+            _ref("Polled"),
+            _JOB,
+            _parameter("path", "token", {"type": "string", "minLength": 1}),
+        )
+    },
+    "/api/assets/{name}": {
+        "get": _open(
+            "JavaScript for pages that show a job.",
+            {
+                "description": "The file.",
+                "content": {"text/javascript; charset=utf-8": _TEXT_SCHEMA, "text/plain; charset=utf-8": _TEXT_SCHEMA},
+            },
+            404,
+            parameters=(_parameter("path", "name", {"enum": names()}),),
         )
     },
     "/api/matters/{matter_id}/events": {

@@ -45,7 +45,7 @@ class Frame:
     :param fields: an ordinary channel's event as it was published.
     """
 
-    __slots__ = ("_chunk", "fields", "key", "last", "sign", "wire")
+    __slots__ = ("_chunk", "_unnamed", "fields", "key", "last", "sign", "wire")
 
     def __init__(
         self,
@@ -62,6 +62,15 @@ class Frame:
         self.sign = sign
         self.fields = fields
         self._chunk: bytes | None = None
+        self._unnamed: Frame | None = None
+
+    @property
+    def unnamed(self) -> Frame:
+        """The same without a name, as ``onmessage`` gets it."""
+        if self._unnamed is None:
+            encoded = wire.without_name(self.wire)
+            self._unnamed = Frame(self.key, encoded, last=self.last, sign=self.sign, fields=self.fields)
+        return self._unnamed
 
     @property
     def chunk(self) -> bytes:

@@ -26,7 +26,7 @@ class Published:
         self.version = int(payload["version"])
         self.terminal = status.terminal
         self._event = event or EVENT_NAMES[status]
-        self._payload = payload
+        self.payload = payload
 
     @classmethod
     def of(cls, message: Message) -> Published:
@@ -36,13 +36,13 @@ class Published:
     @property
     def cursor(self) -> int | None:
         """When the snapshot was read, on the database's clock, in milliseconds; None where it does not say."""
-        read_at = self._payload.get("heartbeat_at")
+        read_at = self.payload.get("heartbeat_at")
         return None if read_at is None else int(datetime.fromisoformat(read_at).timestamp() * 1000)
 
     @cached_property
     def body(self) -> bytes:
         """The snapshot as JSON."""
-        return compact_json(self._payload)
+        return compact_json(self.payload)
 
     @cached_property
     def numbered(self) -> Frame:

@@ -61,6 +61,8 @@ class SnapshotReader:
         self._of_job: _Shared[Published | None] = _Shared()
         self._of_matter: _Shared[list[Published]] = _Shared()
         self._ended: _Shared[list[Published]] = _Shared()
+        self._fresh: _Shared[Published] = _Shared()
+        self._listed: _Shared[list[Published]] = _Shared()
 
     def of_job(self, job_id: str) -> Published | None:
         """The newer of row and kept snapshot; the kept one while rows cannot be read, None when there is neither.
@@ -68,6 +70,21 @@ class SnapshotReader:
         :raises JobNotFound: when there is no such job.
         """
         return self._of_job.get(job_id, lambda: self._read_job(job_id))
+
+    def fresh(self, job_id: str) -> Published:
+        """The row as it is now, with what changes without a version; the kept snapshot while rows cannot be read.
+
+        :raises JobNotFound: when there is no such job.
+        :raises DatabaseError: when neither can be read.
+        """
+        return self._fresh.get(job_id, lambda: self._read_fresh(job_id))
+
+    def listed(self, matter_id: str, *, limit: int, active: bool) -> list[Published]:
+        """The jobs of a matter, newest first.
+
+        :raises DatabaseError: when they cannot be read.
+        """
+        return self._listed.get(f"{limit} {active} {matter_id}", lambda: self._read_list(matter_id, limit, active))
 
     def of_matter(self, matter_id: str) -> list[Published]:
         """The open jobs of a matter, oldest first; none while rows cannot be read."""
@@ -92,6 +109,23 @@ class SnapshotReader:
             return kept
         # Redis may have lost what the database knows, or missed its broadcast.
         return kept if kept is not None and kept.version >= row.version else Published(row.to_dict())
+
+    def _read_fresh(self, job_id: str) -> Published:
+        try:
+            return Published(self._patient.read(lambda: self._jobs.snapshot(job_id)).to_dict())
+        except DatabaseError as error:
+            with self._asking:
+                message = self._broadcaster.kept(job_id)
+            if message is None and isinstance(error, DatabaseLate):
+                return Published(self._jobs.snapshot(job_id).to_dict())
+            if message is None:
+                raise
+            logger.warning("snapshot_unreadable", job_id=job_id, error=type(error).__name__)
+            return Published.of(message)
+
+    def _read_list(self, matter_id: str, limit: int, active: bool) -> list[Published]:
+        rows = self._jobs.list(matter_id, limit=limit, active_only=active)
+        return [Published(row.to_dict()) for row in rows]
 
     def _read_matter(self, matter_id: str) -> list[Published]:
         rows = self._list(matter_id, limit=OPEN_JOBS_LIMIT, active_only=True)

@@ -61,16 +61,27 @@ class SocketWriter:
         self._thread: threading.Thread | None = None
 
     def adopt(
-        self, fd: int, mailbox: Mailbox, hub: Hub, topic: Topic, *, chunked: bool, ended: Callable[[], None]
+        self,
+        fd: int,
+        mailbox: Mailbox,
+        hub: Hub,
+        topic: Topic,
+        *,
+        chunked: bool,
+        ended: Callable[[], None],
+        unnamed: bool = False,
+        until: float | None = None,
     ) -> None:
         """Write to ``fd`` what would have come to ``mailbox``.
 
         :param fd: a socket that does not block; it belongs to the writer from now on.
         :param chunked: whether the body is in HTTP/1.1 chunks.
         :param ended: called once when the stream is over, whichever side ended it.
+        :param unnamed: send every event without its name.
+        :param until: end the stream within a second of then (``time.monotonic()``).
         """
         keep_little_unsent(fd)
-        client = SocketClient(self, fd, hub, topic, chunked=chunked, ended=ended)
+        client = SocketClient(self, fd, hub, topic, chunked=chunked, ended=ended, unnamed=unnamed, until=until)
         with self._lock:
             if self._thread is None:
                 self._poller = self._make_poller()
@@ -115,7 +126,10 @@ class SocketWriter:
                 with self._lock:
                     clients = [*self._clients.values()]
                 for client in clients:
-                    client.keep_alive(now - self._keepalive_seconds, now)
+                    if client.until is not None and now >= client.until:
+                        client.close()
+                    else:
+                        client.keep_alive(now - self._keepalive_seconds, now)
 
 
 class SocketClient:
@@ -130,14 +144,25 @@ class SocketClient:
         "_rest",
         "_said_at",
         "_topic",
+        "_unnamed",
         "_waiting",
         "_writer",
         "ended",
         "fd",
+        "until",
     )
 
     def __init__(
-        self, writer: SocketWriter, fd: int, hub: Hub, topic: Topic, *, chunked: bool, ended: Callable[[], None]
+        self,
+        writer: SocketWriter,
+        fd: int,
+        hub: Hub,
+        topic: Topic,
+        *,
+        chunked: bool,
+        ended: Callable[[], None],
+        unnamed: bool = False,
+        until: float | None = None,
     ) -> None:
         self._writer = writer
         self._hub = hub
@@ -145,6 +170,8 @@ class SocketClient:
         self._topic: Topic | None = topic
         self.fd = fd
         self.ended = ended
+        self.until = until
+        self._unnamed = unnamed
         self._chunked = chunked
         self._blocked = False
         #: Nothing more will come; what waits is still sent.
@@ -227,7 +254,8 @@ class SocketClient:
             self._write(wire.chunk(_KEEPALIVE) if self._chunked else _KEEPALIVE)
 
     def _form(self, frame: Frame) -> bytes:
-        return frame.chunk if self._chunked else frame.wire
+        form = frame.unnamed if self._unnamed else frame
+        return form.chunk if self._chunked else form.wire
 
     def _write(self, content: bytes) -> None:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -32,6 +33,23 @@ _BETWEEN_SECONDS = 0.1
 
 #: Versions of ended jobs that a matter's topic remembers, so that a late message does not go back behind the end.
 _REMEMBERED_ENDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What one client follows, and how it wants it."""
+
+    channel: str
+    #: Makes the topic of the channel, where nobody follows it yet.
+    make: Callable[[str], Topic]
+    #: What is sent before the first event.
+    opening: bytes = OPENING
+    #: The id of the last event that the client says it has.
+    last_id: int | None = None
+    #: Send every event without its name, for ``onmessage``.
+    unnamed: bool = False
+    #: When what it was opened with expires, and the stream ends (``time.monotonic()``).
+    until: float | None = None
 
 
 class _SnapshotTopic(Topic):
@@ -205,11 +223,18 @@ def encode_message(fields: dict[str, Any]) -> bytes:
     )
 
 
-def frames_of(mailbox: Mailbox, keepalive_seconds: float) -> Iterator[bytes]:
-    """What a mailbox gets, to the end of the stream; never silent for longer than ``keepalive_seconds``."""
+def frames_of(
+    mailbox: Mailbox, keepalive_seconds: float, *, unnamed: bool = False, until: float | None = None
+) -> Iterator[bytes]:
+    """What a mailbox gets, to the end of the stream; never silent for longer than ``keepalive_seconds``.
+
+    :param unnamed: send every event without its name.
+    :param until: end the stream then (``time.monotonic()``): what it was opened with has expired.
+    """
     while True:
-        item = mailbox.get(keepalive_seconds)
-        if item is CLOSED:
+        left = keepalive_seconds if until is None else min(keepalive_seconds, until - time.monotonic())
+        item = mailbox.get(max(0.0, left))
+        if item is CLOSED or (until is not None and time.monotonic() >= until):
             return
         if item is None:
             yield _KEEPALIVE
@@ -217,6 +242,6 @@ def frames_of(mailbox: Mailbox, keepalive_seconds: float) -> Iterator[bytes]:
             yield _KEEPALIVE_REST
             continue
         assert isinstance(item, Frame)
-        yield item.wire
+        yield item.unnamed.wire if unnamed else item.wire
         if item.last:
             return

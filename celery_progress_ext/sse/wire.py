@@ -38,6 +38,11 @@ def encode(
     return b"\n".join(lines) + b"\n\n"
 
 
+def without_name(event: bytes) -> bytes:
+    """What :func:`encode` made, as an event without a name: the browser's default, ``message``."""
+    return event.partition(b"\n")[2] if event.startswith(b"event:") else event
+
+
 def comment(text: str = "") -> bytes:
     """A line that readers ignore; it keeps the connection, and finds out whether it is still there."""
     return b": " + _one_line(text) + b"\n\n" if text else b":\n\n"

@@ -17,10 +17,15 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.chunks import ChunkProgress
+from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import DatabaseAway, JobNotFound
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.sse.blueprint import ProgressEvents, progress_events
 from celery_progress_ext.wording import moment
+
+#: Signs the tokens of the served app, and the one other origin that may read with them.
+SECRET = "a secret of the tests"
+ORIGIN = "https://shop.example"
 
 
 def make_snapshot(version: int = 1, *, job_id: str | None = None, **changes: Any) -> JobSnapshot:
@@ -177,7 +182,8 @@ def live_app(
 ) -> tuple[Flask, JobsInMemory, ProgressEvents]:
     """An app with the streams of an empty job service."""
     jobs = JobsInMemory()
-    progress = SimpleNamespace(jobs=jobs, broadcaster=broadcaster, settings=SimpleNamespace(redis_url=redis_url))
+    settings = Settings(redis_url=redis_url, token_secrets=(SECRET,), allowed_origins=(ORIGIN,))
+    progress = SimpleNamespace(jobs=jobs, broadcaster=broadcaster, settings=settings)
     events = progress_events(progress, authorize, **options)
     app = Flask("live")
     app.register_blueprint(events, url_prefix="/api")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.wording import LATE, PRECISIONS, duration, finish_text, precision
 
-_WORDING_JS = Path(__file__).parents[2] / "web" / "static" / "wording.js"
+_WORDING_JS = Path(__file__).parents[2] / "celery_progress_ext" / "static" / "wording.js"
 
 
 @pytest.fixture(autouse=True, params=["UTC", "Asia/Kolkata", "America/New_York"])

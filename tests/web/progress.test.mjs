@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
-import { fetchJson, followJob, followMatter } from "../../web/static/progress.js";
+import { fetchJson, followJob, followMatter } from "../../celery_progress_ext/static/progress.js";
 
 let sources, timers, listeners, answers, asked;
 
