@@ -1,16 +1,19 @@
 // @ts-check
 /**
- * Follow jobs live. Any page can import this module; it knows nothing of ours.
+ * Follow jobs live, from any page.
  *
- *   import { followJob, followMatter } from "/static/progress.js";
+ *   import { followJob, followMatter } from "/api/assets/progress.js";
  *
  *   const follower = followJob("/api/jobs/job_1/events", {
  *     onSnapshot(snapshot) { bar.value = snapshot.progress_pct; },   // newest version only, never an older one
  *     onEnd(snapshot) { label.textContent = snapshot.status; },      // the job is over; the stream is closed
  *     onError(error) { label.textContent = error.message; },         // given up: no access, or no such job
- *     onState(state) { dot.className = state; },                     // "connecting" | "live" | "reconnecting" | "closed"
+ *     onState(state) { dot.className = state; },      // "connecting" | "live" | "reconnecting" | "offline" | "closed"
  *   });
  *   follower.close();
+ *
+ * From another site, with a token: { token, refresh: async () => newToken }. `refresh` is asked whenever the server
+ * takes the token no more.
  *
  * Every event is a whole snapshot with a version, so a lost, late or repeated event does no harm. EventSource
  * reconnects by itself after a dropped connection; when it gives up for good (any status but 200), the current
@@ -20,12 +23,16 @@
 /**
  * A job's whole truth at one version: the data of every event.
  * @typedef {{job_id: string, version: number, status: string, stage: string, progress_pct: number, [key: string]: any}} Snapshot
- * @typedef {"connecting" | "live" | "reconnecting" | "closed"} State
+ * @typedef {"connecting" | "live" | "reconnecting" | "offline" | "closed"} State
+ * @typedef {Error & {status?: number}} AnswerError
  * @typedef {object} Callbacks
  * @property {(snapshot: Snapshot, event: string) => void} [onSnapshot] newest version only, never an older one
  * @property {(snapshot: Snapshot) => void} [onEnd] a job is over
- * @property {(error: Error & {status?: number}) => void} [onError] given up: no access, or no such job
+ * @property {(error: AnswerError) => void} [onError] given up: no access, or no such job
  * @property {(state: State) => void} [onState]
+ * @property {string} [token] opens the job or the matter where the page has no session
+ * @property {() => Promise<string> | string} [refresh] a new token in place of one that has expired
+ * @property {number} [notFoundSeconds] for so long a job may not be there yet (60): whoever starts it may be slower
  */
 
 export const EVENTS = ["progress", "heartbeat", "completed", "partial", "failed", "cancelled"];
@@ -35,8 +42,15 @@ const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 30000;
 /** A connection that died without a word (a laptop that slept) is found by its silence. */
 const SILENCE_MS = 45000;
-/** No answer but these changes by asking again. */
+/** A stream that lasted for so long was a good one: the next is opened soon. */
+const GOOD_MS = 10000;
+/** A fetch that takes longer will not be answered. */
+const PATIENCE_MS = 20000;
+/** No answer but these changes by asking again; 401 does with a new token, 404 while a job may still come. */
 const FINAL_STATUSES = new Set([400, 401, 403, 404, 410]);
+const NOT_FOUND_SECONDS = 60;
+/** So many new tokens are asked for before the error is passed on. */
+const MOST_REFUSALS = 5;
 
 /**
  * Follow one job to its end.
@@ -46,6 +60,7 @@ const FINAL_STATUSES = new Set([400, 401, 403, 404, 410]);
 export function followJob(url, callbacks = {}) {
   const newest = new Newest(callbacks.onSnapshot);
   const connection = new Connection(url, {
+    notFoundSeconds: NOT_FOUND_SECONDS,
     ...callbacks,
     take(snapshot, event) {
       newest.take(snapshot, event);
@@ -54,7 +69,7 @@ export function followJob(url, callbacks = {}) {
         callbacks.onEnd?.(snapshot);
       }
     },
-    refetch: () => fetchJson(url.replace(/\/events(\?.*)?$/, "")).then((snapshot) => [snapshot]),
+    refetch: (withToken) => fetchJson(withToken(changePath(url, /\/events$/, ""))).then((snapshot) => [snapshot]),
   });
   connection.open();
   return connection;
@@ -64,18 +79,17 @@ export function followJob(url, callbacks = {}) {
  * Follow all jobs of a matter over one connection (browsers allow six per host). Does not end by itself:
  * new jobs appear in it. `onEnd` is called for each job that ends.
  * @param {string} url such as "/api/matters/m1/events"
- * @param {Callbacks & {listUrl?: string}} callbacks and where the matter's snapshots are listed
+ * @param {Callbacks & {listUrl?: string}} callbacks and where the matter's snapshots are listed, if not beside it
  */
 export function followMatter(url, callbacks = {}) {
-  const matter = decodeURIComponent(url.match(/\/matters\/([^/]+)\/events/)?.[1] ?? "");
-  const listUrl = callbacks.listUrl ?? `/api/jobs?matter_id=${encodeURIComponent(matter)}`;
+  const listUrl = callbacks.listUrl ?? changePath(url, /\/events$/, "/jobs");
   const newest = new Newest(callbacks.onSnapshot);
   const connection = new Connection(url, {
     ...callbacks,
     take(snapshot, event) {
       if (newest.take(snapshot, event) && TERMINAL.has(snapshot.status)) callbacks.onEnd?.(snapshot);
     },
-    refetch: () => fetchJson(listUrl),
+    refetch: (withToken) => fetchJson(withToken(listUrl)),
     // The stream begins with the open jobs; one that ended while nobody listened is only in the list.
     refetchOnOpen: true,
   });
@@ -85,15 +99,26 @@ export function followMatter(url, callbacks = {}) {
 
 /** The JSON at `url`; rejects with an Error that has `status`, and the problem's detail as message. */
 export async function fetchJson(url, options = {}) {
-  const response = await fetch(url, { headers: { Accept: "application/json" }, cache: "no-store", ...options });
+  const response = await fetch(url, {
+    headers: { Accept: "application/json" },
+    cache: "no-store",
+    signal: AbortSignal.timeout(PATIENCE_MS),
+    ...options,
+  });
   const body = await response.json().catch(() => null);
   if (!response.ok) {
-    /** @type {Error & {status?: number}} */
+    /** @type {AnswerError} */
     const error = new Error(body?.detail ?? `The server answered ${response.status}.`);
     error.status = response.status;
     throw error;
   }
   return body;
+}
+
+/** The URL with its path changed, and its query as it was. */
+function changePath(url, pattern, replacement) {
+  const [path, ...query] = url.split("?");
+  return [path.replace(pattern, replacement), ...query].join("?");
 }
 
 /** Lets through what is newer than what was seen of a job. A heartbeat of the same version is a sign of life. */
@@ -117,41 +142,51 @@ class Newest {
 class Connection {
   #url;
   #callbacks;
+  #token;
   /** @type {EventSource} */
   #source = null;
   /** @type {ReturnType<typeof setTimeout>} */
   #timer = null;
   /** @type {ReturnType<typeof setInterval>} */
   #watchdog = null;
+  #begunAt = 0;
+  #openedAt = 0;
   #heardAt = 0;
   #pause = FIRST_PAUSE_MS;
   #closed = false;
+  /** How many tokens were refused one after another. */
+  #refusals = 0;
+  /** Whether the job, or the matter, was ever there. */
+  #found = false;
   /** @type {State} */
   #state = null;
   #wake = () => this.#recheckSoon();
+  #sleep = () => this.#goOffline();
 
   /**
    * @param {string} url
    * @param {Callbacks & {
    *   take: (snapshot: Snapshot, event: string) => void,
-   *   refetch: () => Promise<Snapshot[]>,
+   *   refetch: (withToken: (url: string) => string) => Promise<Snapshot[]>,
    *   refetchOnOpen?: boolean,
    * }} callbacks
    */
   constructor(url, callbacks) {
     this.#url = url;
     this.#callbacks = callbacks;
+    this.#token = callbacks.token;
   }
 
   open() {
     this.#say("connecting");
+    this.#begunAt = this.#heardAt = Date.now();
     this.#listen();
-    this.#heardAt = Date.now();
     this.#watchdog = setInterval(() => {
-      if (Date.now() - this.#heardAt > SILENCE_MS) this.#recheckSoon();
+      if (this.#state !== "offline" && Date.now() - this.#heardAt > SILENCE_MS) this.#recheckSoon();
     }, SILENCE_MS / 3);
     addEventListener("online", this.#wake);
     addEventListener("pageshow", this.#wake);
+    addEventListener("offline", this.#sleep);
   }
 
   close() {
@@ -161,35 +196,40 @@ class Connection {
     clearInterval(this.#watchdog);
     removeEventListener("online", this.#wake);
     removeEventListener("pageshow", this.#wake);
+    removeEventListener("offline", this.#sleep);
     this.#say("closed");
   }
 
   #listen() {
     this.#source?.close();
-    const source = new EventSource(this.#url);
+    const source = new EventSource(this.#withToken(this.#url));
     this.#source = source;
     source.onopen = () => {
-      this.#heard();
+      this.#found = true;
+      this.#openedAt = this.#heardAt = Date.now();
+      this.#say("live");
       if (this.#callbacks.refetchOnOpen) this.#refetch().catch(() => {});
     };
     for (const name of EVENTS) {
       source.addEventListener(name, (event) => {
-        this.#heard();
+        this.#heardAt = Date.now();
+        this.#pause = FIRST_PAUSE_MS;
+        this.#say("live");
         this.#take(JSON.parse(event.data), name);
       });
     }
     source.onerror = () => {
       if (this.#closed || source !== this.#source) return;
       this.#say("reconnecting");
-      // CONNECTING: EventSource tries again by itself. CLOSED: it never will.
-      if (source.readyState === EventSource.CLOSED) this.#recheckLater();
+      if (this.#openedAt && Date.now() - this.#openedAt > GOOD_MS) this.#pause = FIRST_PAUSE_MS;
+      // CONNECTING: EventSource tries again by itself, with the token that it has. CLOSED: it never will.
+      if (source.readyState === EventSource.CLOSED || this.#callbacks.refresh) this.#recheckLater();
     };
   }
 
-  #heard() {
-    this.#heardAt = Date.now();
-    this.#pause = FIRST_PAUSE_MS;
-    this.#say("live");
+  #withToken(url) {
+    if (!this.#token) return url;
+    return `${url}${url.includes("?") ? "&" : "?"}token=${encodeURIComponent(this.#token)}`;
   }
 
   #take(snapshot, event) {
@@ -197,13 +237,18 @@ class Connection {
   }
 
   async #refetch() {
-    for (const snapshot of await this.#callbacks.refetch()) this.#take(snapshot, "refetch");
+    for (const snapshot of await this.#callbacks.refetch((url) => this.#withToken(url))) {
+      this.#take(snapshot, "refetch");
+    }
+    this.#found = true;
+    this.#refusals = 0;
   }
 
-  #recheckLater() {
+  #recheckLater(pause = this.#pause) {
+    this.#source?.close();
     clearTimeout(this.#timer);
     // Spread out, so that a thousand pages do not come back in the same moment.
-    this.#timer = setTimeout(() => this.#recheck(), this.#pause * (0.5 + Math.random()));
+    this.#timer = setTimeout(() => this.#recheck(), pause * (0.5 + Math.random()));
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE_MS);
   }
 
@@ -213,23 +258,47 @@ class Connection {
     this.#recheck();
   }
 
+  #goOffline() {
+    this.#source?.close();
+    clearTimeout(this.#timer);
+    this.#say("offline");
+  }
+
   async #recheck() {
     if (this.#closed) return;
+    if (this.#state === "offline") this.#say("reconnecting");
     try {
       await this.#refetch();
     } catch (error) {
-      if (this.#closed) return;
-      if (FINAL_STATUSES.has(error.status)) {
-        this.close();
-        this.#callbacks.onError?.(error);
-      } else {
-        this.#say("reconnecting");
-        this.#recheckLater();
-      }
+      await this.#missed(error);
       return;
     }
     // A job that has ended meanwhile has closed us.
-    if (!this.#closed) this.#listen();
+    if (!this.#closed && this.#state !== "offline") this.#listen();
+  }
+
+  /** @param {AnswerError} error */
+  async #missed(error) {
+    if (this.#closed || this.#state === "offline") return;
+    const { refresh, notFoundSeconds = 0 } = this.#callbacks;
+    if (error.status === 401 && refresh && ++this.#refusals < MOST_REFUSALS) {
+      try {
+        this.#token = await refresh();
+        if (!this.#closed && this.#state !== "offline") this.#recheckLater(this.#refusals === 1 ? 0 : undefined);
+        return;
+      } catch (failure) {
+        error = failure;
+      }
+      if (this.#closed || this.#state === "offline") return;
+    }
+    const mayCome = error.status === 404 && !this.#found && Date.now() - this.#begunAt < notFoundSeconds * 1000;
+    if (FINAL_STATUSES.has(error.status) && !mayCome) {
+      this.close();
+      this.#callbacks.onError?.(error);
+      return;
+    }
+    this.#say(mayCome ? "connecting" : "reconnecting");
+    this.#recheckLater();
   }
 
   /** @param {State} state */

@@ -61,9 +61,10 @@ beforeEach(() => {
 const snapshot = (version, status = "PROCESSING", job_id = "job_1") => ({ job_id, version, status });
 
 /** Follow, and keep what the callbacks were called with. */
-function recorded(follow, url) {
+function recorded(follow, url, options = {}) {
   const seen = { versions: [], ends: [], errors: [], states: [] };
   seen.connection = follow(url, {
+    ...options,
     onSnapshot: (each) => seen.versions.push(each.version),
     onEnd: (each) => seen.ends.push(each.status),
     onError: (error) => seen.errors.push(error.status),
@@ -105,7 +106,7 @@ test("where EventSource gives up, the snapshot is fetched and the stream opened 
   answers.push([200, snapshot(7)]);
   timers[0].run();
   await settled();
-  assert.deepEqual([asked, seen.versions, sources.length], [["/api/jobs/job_1"], [7], 2]);
+  assert.deepEqual([asked, seen.versions, sources.length], [["/api/jobs/job_1?x=1"], [7], 2]);
 });
 
 test("a job that ended meanwhile is shown as ended, and no stream is opened again", async () => {
@@ -131,7 +132,7 @@ test("a server that is away is asked again after growing pauses", async () => {
   timers.forEach(({ ms }, turn) => assert.ok(ms >= expected[turn] / 2 && ms <= expected[turn] * 1.5, `${turn}: ${ms}`));
 });
 
-for (const status of [401, 403, 404]) {
+for (const status of [400, 401, 403, 410]) {
   test(`${status} is final: the error is passed on and nothing is asked again`, async () => {
     const seen = recorded(followJob, "/api/jobs/job_1/events");
     sources[0].giveUp();
@@ -141,6 +142,98 @@ for (const status of [401, 403, 404]) {
     assert.deepEqual([seen.errors, seen.states.at(-1), timers.length], [[status], "closed", 1]);
   });
 }
+
+test("a job that is not there yet is waited for, and not for longer than it may take to come", async () => {
+  const now = Date.now;
+  try {
+    const seen = recorded(followJob, "/api/jobs/job_1/events");
+    sources[0].giveUp();
+    answers.push([404, { detail: "No such job." }], [200, snapshot(1)]);
+    timers[0].run();
+    await settled();
+    assert.deepEqual([seen.errors, seen.states.at(-1)], [[], "connecting"]);
+    timers[1].run();
+    await settled();
+    assert.deepEqual([seen.versions, sources.length], [[1], 2]);
+    // It was there: a 404 is final now.
+    sources[1].giveUp();
+    answers.push([404, { detail: "It was removed." }]);
+    timers[2].run();
+    await settled();
+    assert.deepEqual(seen.errors, [404]);
+
+    const late = recorded(followJob, "/api/jobs/job_2/events");
+    Date.now = () => now() + 61_000;
+    sources[2].giveUp();
+    answers.push([404, { detail: "No such job." }]);
+    timers[3].run();
+    await settled();
+    assert.deepEqual(late.errors, [404]);
+  } finally {
+    Date.now = now;
+  }
+});
+
+test("a bad gateway is waited out", async () => {
+  const seen = recorded(followJob, "/api/jobs/job_1/events");
+  sources[0].giveUp();
+  answers.push([502, null], [200, snapshot(2)]);
+  timers[0].run();
+  await settled();
+  timers[1].run();
+  await settled();
+  assert.deepEqual([seen.errors, seen.versions, sources.length], [[], [2], 2]);
+});
+
+test("a token is sent with every request, and a new one is asked for when it is refused", async () => {
+  let made = 0;
+  const refresh = async () => `new ${++made}`;
+  const seen = recorded(followJob, "/api/jobs/job_1/events", { token: "old", refresh });
+  assert.equal(sources[0].url, "/api/jobs/job_1/events?token=old");
+  // The server ends the stream: with a hook, EventSource is not left to try the same token again.
+  sources[0].onopen();
+  sources[0].drop();
+  assert.equal(sources[0].readyState, FakeEventSource.CLOSED);
+  answers.push([401, { detail: "It has expired." }], [200, snapshot(3)]);
+  timers[0].run();
+  await settled();
+  timers[1].run();
+  await settled();
+  assert.deepEqual(asked, ["/api/jobs/job_1?token=old", "/api/jobs/job_1?token=new%201"]);
+  assert.equal(sources[1].url, "/api/jobs/job_1/events?token=new%201");
+  assert.deepEqual([seen.versions, seen.errors], [[3], []]);
+});
+
+test("tokens that are refused again and again end in the error, and so does a refusal of new ones", async () => {
+  const seen = recorded(followJob, "/api/jobs/job_1/events", { token: "old", refresh: () => "no better" });
+  sources[0].giveUp();
+  for (let turn = 0; turn < 5; turn++) {
+    answers.push([401, { detail: "Not valid here." }]);
+    timers.at(-1).run();
+    await settled();
+  }
+  assert.deepEqual([seen.errors, seen.states.at(-1)], [[401], "closed"]);
+
+  const refused = Object.assign(new Error("Signed out."), { status: 403 });
+  const other = recorded(followJob, "/api/jobs/job_1/events", { token: "old", refresh: () => Promise.reject(refused) });
+  sources.at(-1).giveUp();
+  answers.push([401, null]);
+  timers.at(-1).run();
+  await settled();
+  assert.deepEqual(other.errors, [403]);
+});
+
+test("a machine that is offline says so, asks nobody, and goes on when it is back", async () => {
+  const seen = recorded(followJob, "/api/jobs/job_1/events");
+  sources[0].onopen();
+  listeners.offline();
+  assert.deepEqual([seen.states.at(-1), sources[0].readyState], ["offline", FakeEventSource.CLOSED]);
+  assert.equal(timers.length, 0);
+  answers.push([200, snapshot(2)]);
+  listeners.online();
+  await settled();
+  assert.deepEqual([sources.length, seen.versions], [2, [2]]);
+});
 
 test("a connection that has gone silent is found and opened again", async () => {
   const now = Date.now;
@@ -177,7 +270,7 @@ test("a matter's list is read when its stream opens: what ended meanwhile is onl
   answers.push([200, [snapshot(8, "FAILED")]]);
   sources[0].onopen();
   await settled();
-  assert.deepEqual([asked, seen.versions, seen.ends], [["/api/jobs?matter_id=m%201"], [8], ["FAILED"]]);
+  assert.deepEqual([asked, seen.versions, seen.ends], [["/api/matters/m%201/jobs"], [8], ["FAILED"]]);
 });
 
 test("an error of the server is its own sentence, with the status", async () => {

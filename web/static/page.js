@@ -9,7 +9,7 @@ import { size } from "./wording.js";
 /** @type {(id: string) => any} */
 const byId = (id) => document.getElementById(id);
 const { matter, maxUploadBytes } = document.body.dataset;
-const STATE_WORDS = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…", closed: "Offline" };
+const STATE_WORDS = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…", offline: "Offline", closed: "Offline" };
 
 const cards = new Map();
 /** The server's clock less ours: what is left until a finish time must not depend on the reader's clock. */
