@@ -7,8 +7,8 @@
     jobs/{job_id}/result.{suffix}
     jobs/{job_id}/partial/{digest}.pdf
 
-and what ``tasks.page_store`` keeps. Local paths never leave this machine: what crosses the broker are ids and
-references. Local files are for their owner alone, or for one group as well, whatever the umask is.
+and what ``tasks.page_store`` and ``tasks.page_deaths`` keep. Local paths never leave this machine: what crosses the
+broker are ids and references. Local files are for their owner alone, or for one group as well, whatever the umask is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import BinaryIO
 from celery_progress_ext.private_files import PrivateFiles
 from tasks.files import Files, checked
 from tasks.originals import OriginalsCache
+from tasks.page_deaths import PageDeaths
 from tasks.page_store import PageStore
 
 #: The files of a result, in the order they are published: who sees the PDF can count on the others.
@@ -41,6 +42,7 @@ class DocumentStore:
         self._files = Files(url, PrivateFiles.shared_with(files_group))
         self._copies = OriginalsCache(lambda document_id, path: self._files.fetch(_original(document_id), path))
         self.pages = PageStore(self._files)
+        self.page_deaths = PageDeaths(self._files)
 
     def tighten(self) -> None:
         """Take from local files that are there already what others may do."""

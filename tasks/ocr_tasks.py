@@ -18,8 +18,9 @@ from tasks.engines import OcrEngine, make_engine
 from tasks.limits import merge_seconds
 from tasks.merge import merge
 from tasks.options import OcrOptions
+from tasks.page_deaths import most_deaths
 from tasks.page_results import PageResult, PageStatus, sentence
-from tasks.page_store import StoredPage
+from tasks.page_store import StoredPage, chunk_of
 from tasks.pdf.render import PageRenderer
 from tasks.recognition import recognise_pages
 
@@ -77,7 +78,8 @@ def ocr_chunk(
     unread = [page for page in pages if page not in there]
     broken = dict(broken_pages)
     found = (PageResult.because(page, PageStatus.UNREADABLE, broken[page]) for page in unread if page in broken)
-    recognised = _recognised(document_id, [page for page in unread if page not in broken], chosen)
+    whole = [page for page in unread if page not in broken]
+    recognised = _recognised(self, document_id, whole, chosen, run)
     for result in chain(found, recognised):
         done.append(StoredPage(result=result, run=run, options=chosen.digest))
         # Stored before it is reported: what is shown as read can be read.
@@ -99,15 +101,26 @@ def _report(task: Task, result: PageResult, missing: Mapping[int, str]) -> None:
         progress.reservation(task, page=result.page, message=" ".join(sentences))
 
 
-def _recognised(document_id: str, pages: Sequence[int], chosen: OcrOptions) -> Iterator[PageResult]:
-    """Read these pages; where there are none, the original is not looked at."""
+def _recognised(
+    task: Task, document_id: str, pages: Sequence[int], chosen: OcrOptions, run: int
+) -> Iterator[PageResult]:
+    """Read these pages, but for a first one that ended each process which tried; where there are none, the original is
+    not looked at.
+    """
     if not pages:
         return
+    job_id, chunk_index = _place(task)
     timeout = settings.ocr_page_timeout
+    # A first attempt may not be recorded yet.
+    attempt = max(1, progress.attempt(task))
     with (
+        _store().page_deaths.reading(job_id, chunk_index, run=run, attempt=attempt, page=pages[0]) as deaths,
         _store().open_original(document_id) as original,
         PageRenderer(original, dpi=chosen.dpi, mode=chosen.mode, timeout=timeout) as renderer,
     ):
+        if deaths >= most_deaths(progress.settings.max_attempts):
+            yield PageResult.because(pages[0], PageStatus.UNREADABLE, "reader_died", times=deaths)
+            pages = pages[1:]
         yield from recognise_pages(
             pages,
             renderer,
@@ -130,7 +143,9 @@ def _run(task: Task) -> int:
 
 @app.task(bind=True, name="tasks.merge_document", **_RETRIES)  # type: ignore[untyped-decorator]
 def merge_document(self: Task, references: list[str], document_id: str, pages: int) -> str:
-    """Make and publish the outputs from the chunks that were completed; the job's id, by which they are found."""
+    """Make and publish the outputs from the chunks that were completed, and from the pages that others have read before
+    they failed; the job's id, by which the outputs are found.
+    """
     job_id, _ = _place(self)
     with _store().open_original(document_id) as original, tempfile.TemporaryDirectory() as folder:
         outputs = merge(
@@ -149,10 +164,17 @@ def merge_document(self: Task, references: list[str], document_id: str, pages: i
 
 def _read(task: Task, references: list[str], pages: int) -> Iterator[PageResult]:
     """The pages of one chunk after the other, reported as they are passed on."""
-    for reference in references:
-        results = _store().pages.read_chunk(reference)
+    job_id, _ = _place(task)
+    completed = {chunk_of(reference): reference for reference in references}
+    run = _run(task)
+    for chunk_index in sorted({*completed, *_store().pages.chunks(job_id)}):
+        if chunk_index in completed:
+            results = _store().pages.read_chunk(completed[chunk_index])
+        else:
+            results = list(_store().pages.results(job_id, [chunk_index], run=run))
         yield from results
-        progress.report(task, done=results[-1].page, total=pages)
+        if results:
+            progress.report(task, done=results[-1].page, total=pages)
 
 
 def _place(task: Task) -> tuple[str, int]:

@@ -88,6 +88,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         # What keeps a page from being read.
         "recognition_failed": Reason(_UNREADABLE, "could not be recognised: {detail}"),
         "recognition_timeout": Reason(_UNREADABLE, "could not be recognised within {seconds:.0f} s"),
+        "reader_died": Reason(
+            _UNREADABLE, "could not be read: the process that reads it ended {times} times, perhaps for want of memory"
+        ),
         # What was never looked at.
         "not_a_page": Reason(_UNREADABLE, "is no page: the file has something else in its place"),
         "page_missing": Reason((PageStatus.MISSING,), "is missing from the file"),

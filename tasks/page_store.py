@@ -29,7 +29,7 @@ logger = structlog.get_logger(__name__)
 
 _PAGE = re.compile(r"(\d+)-(\d+)\.json\.gz")
 _CHUNK = re.compile(r"(\d+)-(\d+)\.json\.gz")
-_REFERENCE = re.compile(r"jobs/([^/]+)/chunks/\d+-\d+\.json\.gz")
+_REFERENCE = re.compile(r"jobs/([^/]+)/chunks/(\d+)-\d+\.json\.gz")
 #: The run of pages that version 0.1 stored, which did not note it: before any other.
 _UNKNOWN_RUN = 0
 
@@ -101,6 +101,11 @@ class PageStore:
             pages = self.pages(job_id, chunk_index, run=run)
             yield from (pages[page].result for page in sorted(pages))
 
+    def chunks(self, job_id: str) -> set[int]:
+        """The chunks of which pages may be there."""
+        begun = {int(name) for name in self._files.names(f"{_job(job_id)}/pages") if name.isdigit()}
+        return begun | set(self.chunk_files(job_id))
+
     def chunk_files(self, job_id: str) -> dict[int, list[str]]:
         """The files of chunks that were read to their end, by chunk: one for each attempt that was."""
         folder = f"{_job(job_id)}/chunks"
@@ -118,7 +123,10 @@ class PageStore:
         """What changes with each page that comes to be there; None where none is."""
         folder = f"{_job(job_id)}/pages"
         names = [
-            f"{each}/{name}" for each in self._files.names(folder) for name in self._files.names(f"{folder}/{each}")
+            f"{each}/{name}"
+            for each in self._files.names(folder)
+            for name in self._files.names(f"{folder}/{each}")
+            if _PAGE.fullmatch(name)
         ]
         names += self._files.names(f"{_job(job_id)}/chunks")
         return hashlib.sha256("\n".join([str(run), *names]).encode()).hexdigest()[:32] if names else None
@@ -139,11 +147,20 @@ class PageStore:
 
     def read_chunk(self, reference: str) -> list[PageResult]:
         """The pages that ``write_chunk`` kept."""
-        match = _REFERENCE.fullmatch(reference)
-        if match is None:
-            raise ValueError(f"not a reference to a chunk's results: {reference!r}")
-        checked(match[1])
+        chunk_of(reference)
         return [page.result for page in _unpacked(self._files.read(reference))]
+
+
+def chunk_of(reference: str) -> int:
+    """The index of the chunk whose pages the reference is to.
+
+    :raises ValueError: for what is no reference.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ValueError(f"not a reference to a chunk's results: {reference!r}")
+    checked(match[1])
+    return int(match[2])
 
 
 def _job(job_id: str) -> str:

@@ -61,6 +61,50 @@ def test_a_killed_process_costs_one_page(service: OcrService, worker: Callable[.
     assert service.progress.audit() == []
 
 
+def test_a_page_that_ends_its_process_is_named_and_no_other_is_lost(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
+) -> None:
+    """The chunk goes on without it, in the last attempt that it has."""
+    service = OcrService.on(redis_url, sqlite_url, tmp_path, FATAL_PAGE="2")
+    try:
+        source = tmp_path / "in.pdf"
+        make_sample(source, pages=3, dpi=150)
+        service.start_worker(worker)
+        job_id = service.submit(source, dpi="150", chunk_pages="3")
+        last = follow(service.progress.job(job_id), timeout=60)[-1]
+        assert last.status is JobStatus.PARTIAL
+        (failure,) = last.failures
+        assert failure.message == (
+            "Page 2 could not be read: the process that reads it ended 2 times, perhaps for want of memory."
+        )
+        assert [page for page, _ in service.begun()] == [1, 2, 2, 3]
+        assert [page["status"] for page in service.result(job_id)["pages"]] == ["read", "unreadable", "read"]
+        assert service.progress.audit() == []
+    finally:
+        service.close()
+
+
+def test_pages_that_a_chunk_read_before_it_failed_are_in_the_result(
+    redis_url: str, sqlite_url: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
+) -> None:
+    """The chunk is named as failed; what it had read is kept, and what it had not is missing."""
+    service = OcrService.on(redis_url, sqlite_url, tmp_path, FAILING_PAGE="3")
+    try:
+        source = tmp_path / "in.pdf"
+        make_sample(source, pages=6, dpi=150)
+        service.start_worker(worker)
+        job_id = service.submit(source, dpi="150", chunk_pages="4")
+        last = follow(service.progress.job(job_id), timeout=60)[-1]
+        assert last.status is JobStatus.PARTIAL
+        (failure,) = last.failures
+        assert failure.message.startswith("Chunk 1 (pages 1-4) failed: ")
+        result = service.result(job_id)
+        assert [page["page"] for page in result["pages"]] == [1, 2, 5, 6]
+        assert result["missing"] == [[3, 4]]
+    finally:
+        service.close()
+
+
 def test_a_retry_reads_what_was_not_wholly_read(
     redis_url: str, sqlite_url: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
 ) -> None:

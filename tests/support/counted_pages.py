@@ -1,8 +1,12 @@
-"""The service's own worker, which notes each page that it begins to read: ``PAGE PROCESS``, a line in PAGES_LOG."""
+"""The service's own worker, which notes each page that it begins to read: ``PAGE PROCESS``, a line in PAGES_LOG.
+
+The page FATAL_PAGE ends the process that reads it, at once; the page FAILING_PAGE raises what nobody expects.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 from tasks import recognition
@@ -20,6 +24,10 @@ objects.register()
 def _noted(page: int, *args: Any) -> Any:
     with open(os.environ["PAGES_LOG"], "a") as log:
         log.write(f"{page} {os.getpid()}\n")
+    if str(page) == os.environ.get("FATAL_PAGE"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if str(page) == os.environ.get("FAILING_PAGE"):
+        raise RuntimeError("a fault in the code")
     return _recognise(page, *args)
 
 

@@ -25,7 +25,7 @@ def _rows(section: str, slug: str) -> list[str]:
 @pytest.mark.parametrize("slug", REASONS)
 def test_each_reason_is_explained(slug: str) -> None:
     """With its slug and its sentence."""
-    clause = re.sub(r"\{seconds[^}]*\}", "120", REASONS[slug].clause).replace("{detail}", "…")
+    clause = re.sub(r"\{seconds[^}]*\}", "120", REASONS[slug].clause).replace("{detail}", "…").replace("{times}", "2")
     (row,) = _rows("Pages", slug)
     assert f"| Page 3 {clause}" in row
 

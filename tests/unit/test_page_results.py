@@ -7,7 +7,7 @@ import pytest
 from tasks.engines import Word
 from tasks.page_results import REASONS, PageResult, PageStatus, sentence
 
-DETAILS = {"detail": "a form draws itself", "seconds": 120.0}
+DETAILS = {"times": 2, "detail": "a form draws itself", "seconds": 120.0}
 
 
 def words(*confidences: float) -> tuple[Word, ...]:
