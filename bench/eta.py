@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,9 @@ from pathlib import Path
 from bench.timed_jobs import SCENARIOS, Recording, TimedJob, recorded, simulate
 from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
+from celery_progress_ext.eta import Eta
 from celery_progress_ext.kinds import Kind
+from celery_progress_ext.steady import Shown, steady
 from celery_progress_ext.storage.estimates import RECENT_CHUNKS, Moment, promise
 from celery_progress_ext.storage.kinds import figures_of
 
@@ -140,11 +142,10 @@ def score_ours(job: TimedJob, kind: Kind, *, frames: bool = False) -> Score:
 
     :param frames: look at every second of the job for jumps, as a stream would show them.
     """
-    made = [
-        (found.shown, (1 - share) * job.end)
-        for share in MOMENTS
-        if (found := ours(job, share * job.end, kind)) is not None
-    ]
+    moments = {share * job.end: (1 - share) * job.end for share in MOMENTS}
+    times = sorted({*moments, *(range(int(job.end)) if frames else ())})
+    shown = list(_shown(job, kind, times))
+    made = [(eta, moments[now]) for now, eta in shown if now in moments]
     if not made:
         return Score(error=1.0, silent=1.0, held=0.0, width=0.0, jumps=0.0)
     return Score(
@@ -152,14 +153,26 @@ def score_ours(job: TimedJob, kind: Kind, *, frames: bool = False) -> Score:
         silent=1 - len(made) / len(MOMENTS),
         held=statistics.fmean(eta.earliest <= job.end <= eta.latest for eta, _ in made),
         width=statistics.median((eta.latest - eta.earliest) / actual for eta, actual in made),
-        jumps=_jumps(job, kind) if frames else float("nan"),
+        jumps=_jumps(job, [each for each in shown if each[0] not in moments]) if frames else float("nan"),
     )
 
 
-def _jumps(job: TimedJob, kind: Kind) -> float:
+def _shown(job: TimedJob, kind: Kind, times: Iterable[float]) -> Iterator[tuple[float, Eta]]:
+    """What a reader is shown at these times."""
+    before = None
+    for now in times:
+        if (found := ours(job, now, kind)) is not None:
+            eta = steady(found.shown, before, now=now)
+            before = Shown(eta.finish_at, now)
+            yield now, eta
+
+
+def _jumps(job: TimedJob, frames: Sequence[tuple[float, Eta]]) -> float:
     """The share of frames, one a second, that move the finish by more than a quarter of the time that remains."""
-    shown = [(now, found.shown.finish_at) for now in range(int(job.end)) if (found := ours(job, now, kind)) is not None]
-    jumped = [abs(finish - before) > 0.25 * max(1.0, job.end - now) for (_, before), (now, finish) in pairwise(shown)]
+    jumped = [
+        abs(eta.finish_at - before.finish_at) > 0.25 * max(1.0, job.end - now)
+        for (_, before), (now, eta) in pairwise(frames)
+    ]
     return statistics.fmean(jumped) if jumped else 0.0
 
 

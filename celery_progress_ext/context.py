@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from celery_progress_ext.broadcast import Broadcaster
+from celery_progress_ext.broadcast import Broadcaster, shown_in
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.config import Settings
 from celery_progress_ext.private_files import PrivateFiles
+from celery_progress_ext.steady import Shown
 from celery_progress_ext.storage import Database, Snapshots
 
 
@@ -47,7 +48,12 @@ class ProcessContext:
     @cached_property
     def snapshots(self) -> Snapshots:
         """Rows to snapshots."""
-        return Snapshots(self.database, self.settings)
+        return Snapshots(self.database, self.settings, self._last_shown)
+
+    def _last_shown(self, job_id: str) -> Shown | None:
+        """One finish time for every process and reader: the next goes on from the one that was broadcast last."""
+        kept = self.broadcaster.kept(job_id)
+        return None if kept is None else shown_in(kept.payload)
 
 
 _current: ProcessContext | None = None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.jobs import EVENT_NAMES, JobSnapshot, JobStatus
+from celery_progress_ext.steady import Shown
 
 #: The event of a snapshot that is sent again, so that readers see that the job lives.
 HEARTBEAT = "heartbeat"
@@ -134,6 +136,17 @@ def kept_message(payload: Mapping[str, Any]) -> Message:
     """
     event = EVENT_NAMES[JobStatus(payload["status"])]
     return Message(event=event, version=int(payload["version"]), payload=dict(payload))
+
+
+def shown_in(payload: Mapping[str, Any]) -> Shown | None:
+    """The finish time that a snapshot showed; None where it showed none, or is not one of ours."""
+    try:
+        finish_at, at = (
+            datetime.fromisoformat(each) for each in (payload["eta"]["finish_at"], payload["heartbeat_at"])
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Shown(finish_at.timestamp(), at.timestamp())
 
 
 def decode(raw: bytes | str) -> Message | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, FinishTime, JobSnapshot, JobStatus, PageShortfall, StalledChunk
 from celery_progress_ext.lanes import JobQueues
+from celery_progress_ext.steady import Shown, steady
 from celery_progress_ext.storage import shortfalls
 from celery_progress_ext.storage.backlog import CurrentBacklog
 from celery_progress_ext.storage.database import Database
@@ -94,11 +95,18 @@ def listed(
 
 
 class Snapshots:
-    """Reads snapshots; keeps what was last seen of the running chunks of recent jobs, for ``VIEW_SECONDS``."""
+    """Reads snapshots; keeps what was last seen of the running chunks of recent jobs, for ``VIEW_SECONDS``.
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    :param last_shown: the finish time of a job that any process has shown last; where none is known, that of this one
+        counts.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, last_shown: Callable[[str], Shown | None] | None = None
+    ) -> None:
         self._database = database
         self._settings = settings
+        self._shown_by_any = last_shown
         self._estimates = Estimates(database)
         self._roster = CurrentRoster(database)
         self._backlog = CurrentBacklog(database)
@@ -179,6 +187,12 @@ class Snapshots:
         view = self._views.get(job_id)
         return None if view is None else view.promise
 
+    def _last_shown(self, job_id: str) -> Shown | None:
+        shown = None if self._shown_by_any is None else self._shown_by_any(job_id)
+        if shown is None and (promise := self.last_promise(job_id)) is not None:
+            return Shown(promise.shown.finish_at, promise.model.at)
+        return shown
+
     def _failures(self, job: JobRow) -> tuple[ChunkFailure | PageShortfall, ...]:
         """The first chunks that failed, then the first pages that were not wholly read."""
         found: list[ChunkFailure | PageShortfall] = []
@@ -212,6 +226,8 @@ class Snapshots:
         # While nothing moves, a finish time would be a promise that moves with the clock.
         moves = waiting is None or waiting.moves
         promise = self._promise(job, running, at_work=slots[0]) if moves else None
+        if promise is not None:
+            promise = replace(promise, shown=steady(promise.shown, self._last_shown(job.id), now=job.now))
         view = _View(time.monotonic(), promise, self._stalled(job, running), waiting, slots)
         with self._lock:
             self._views[job.id] = view
