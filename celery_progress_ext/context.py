@@ -9,6 +9,7 @@ from typing import Any
 from celery_progress_ext.broadcast import Broadcaster, shown_in
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
 from celery_progress_ext.config import Settings
+from celery_progress_ext.event_loops import LoopReaders, PerLoop
 from celery_progress_ext.private_files import PrivateFiles
 from celery_progress_ext.steady import Shown
 from celery_progress_ext.storage import Database, Snapshots
@@ -44,6 +45,26 @@ class ProcessContext:
         from celery_progress_ext.broadcast.redis import RedisBroadcaster
 
         return RedisBroadcaster(self.settings.redis_url)
+
+    @cached_property
+    def _loop_readers(self) -> PerLoop[LoopReaders]:
+        return PerLoop(self._make_loop_readers)
+
+    @property
+    def loop_readers(self) -> LoopReaders:
+        """What the async readers of the running event loop share.
+
+        :raises RuntimeError: outside an event loop.
+        """
+        return self._loop_readers.get()
+
+    def _make_loop_readers(self, gone: Callable[[], None]) -> LoopReaders:
+        url = self.settings.redis_url
+        if url is None:
+            return LoopReaders(None, gone)
+        from celery_progress_ext.broadcast.redis_async import AsyncRedisSubscription
+
+        return LoopReaders(lambda: AsyncRedisSubscription.open(url), gone)
 
     @cached_property
     def snapshots(self) -> Snapshots:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+from celery.exceptions import TimeoutError
 from celery.result import AsyncResult
 
-from celery_progress_ext.broadcast import Broadcaster, Subscription, job_channel
+from celery_progress_ext.broadcast import Broadcaster, Message, Subscription, job_channel
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import JobNotFound, ProgressError
 from celery_progress_ext.jobs import JobSnapshot
 
 #: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
 _WATCH_SECONDS = 1.0
+#: How often `awatch` does while broadcasts arrive: it has thousands of readers, and beat's heartbeats wake it. Seconds.
+_QUIET_SECONDS = 5.0
+#: Pauses of `aget` between the job's end and its result, doubled from the first to the last. Seconds.
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.05, 1.0
 
 
 class Operations(Protocol):
@@ -100,6 +107,75 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         finally:
             wakeups.close()
 
+    async def asnapshot(self) -> JobSnapshot:
+        """As :meth:`snapshot`, beside other work of the event loop."""
+        readers = self._extension.context.loop_readers
+        async with readers.reading():
+            snapshot: JobSnapshot = await readers.reads.get(f"snapshot {self.id}", self.snapshot)
+            return snapshot
+
+    async def awatch(self, timeout: float | None = None) -> AsyncIterator[JobSnapshot]:
+        """As :meth:`watch`, without a thread: all readers of an event loop share one subscription, and their reads.
+
+        Each new version comes at once; what changes without one, within five seconds.
+
+        :param timeout: seconds after which to stop all the same; None to wait for the end.
+        :raises JobNotFound: when there is no such job, and none is expected any more.
+        """
+        readers = self._extension.context.loop_readers
+        begun = time.monotonic()
+        seen: JobSnapshot | None = None
+        seen_at = begun
+        news = _News()
+        async with readers.follow(job_channel(self.id), news):
+            while True:
+                news.clear()
+                snapshot = await self._asnapshot_or_wait(since=begun)
+                if snapshot is not None and _is_news(snapshot, seen, age=time.monotonic() - seen_at):
+                    seen, seen_at = snapshot, time.monotonic()
+                    yield snapshot
+                if snapshot is not None and snapshot.status.terminal:
+                    return
+                pause = _QUIET_SECONDS if readers.subscription.connected and snapshot is not None else _WATCH_SECONDS
+                if timeout is not None:
+                    left = begun + timeout - time.monotonic()
+                    if left <= 0:
+                        return
+                    pause = min(pause, left)
+                await news.wait(pause)
+
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True) -> Any:
+        """As :meth:`get`, without a thread that waits: the result, once the job and what was chained to it are over.
+
+        :param timeout: seconds; None to wait for the end.
+        :param propagate: raise the job's error; else it is returned.
+        :raises celery.exceptions.TimeoutError: when it is not there in time.
+        :raises JobNotFound: when there is no such job, and no result of it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        readers = self._extension.context.loop_readers
+        async with readers.reading():
+            if not await readers.run(self.ready):
+                async for _ in self.awatch(timeout):
+                    pass
+            pause = _FIRST_PAUSE_SECONDS
+            while not await readers.run(self.ready):
+                left = pause if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("The operation timed out.")
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, _LAST_PAUSE_SECONDS)
+            # Stored already, so that it waits for nothing, in a task too.
+            return await readers.run(lambda: self.get(propagate=propagate, disable_sync_subtasks=False))
+
+    async def _asnapshot_or_wait(self, *, since: float) -> JobSnapshot | None:
+        try:
+            return await self.asnapshot()
+        except JobNotFound:
+            if time.monotonic() - since >= self._wait:
+                raise
+            return None
+
     def _snapshot_or_wait(self, *, since: float) -> JobSnapshot | None:
         try:
             return self.snapshot()
@@ -125,6 +201,18 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         """
         return self._extension.cancel(self.id)
 
+    def __rich__(self) -> Any:
+        """Its snapshot, as rich prints it; its id where there is none."""
+        with suppress(ProgressError):
+            return self.snapshot()
+        return repr(self)
+
+    def _repr_html_(self) -> str | None:
+        """Its snapshot, as a notebook shows it; None where there is none."""
+        with suppress(ProgressError):
+            return self.snapshot()._repr_html_()
+        return None
+
 
 def _is_news(snapshot: JobSnapshot, seen: JobSnapshot | None, *, age: float) -> bool:
     """Whether a snapshot shows what the last one did not, ``age`` seconds before it."""
@@ -133,6 +221,31 @@ def _is_news(snapshot: JobSnapshot, seen: JobSnapshot | None, *, age: float) -> 
     # When it was read is no news.
     same = replace(snapshot, heartbeat_at=seen.heartbeat_at)
     return snapshot.version == seen.version and age >= _WATCH_SECONDS and same != seen
+
+
+class _News:
+    """Wakes one async reader."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def receive(self, message: Message) -> None:
+        """See ``Follower.receive``."""
+        self._event.set()
+
+    def missed(self) -> None:
+        """See ``Follower.missed``."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """From now on, wait for what comes."""
+        self._event.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something comes, or after ``seconds``."""
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
 
 
 class _Wakeups:

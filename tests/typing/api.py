@@ -4,7 +4,8 @@ Each line that must be an error is ignored for that very error; strict mypy repo
 signature that grows loose fails here.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import assert_type
 
 from celery import Celery
@@ -49,7 +50,9 @@ job = chord.apply_async()
 assert_type(job, TrackedJob)
 assert_type(job.snapshot(), JobSnapshot)
 assert_type(job.watch(), Iterator[JobSnapshot])
+assert_type(job.awatch(), AsyncIterator[JobSnapshot])
 assert_type(job.snapshot().status, JobStatus)
+assert_type(job.snapshot().created_at, datetime)
 assert_type(progress.job("job_x"), TrackedJob)
 assert_type(__version__, str)
 job.watch(timout=3)  # type: ignore[call-arg]
