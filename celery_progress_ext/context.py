@@ -58,13 +58,13 @@ class ProcessContext:
         """
         return self._loop_readers.get()
 
-    def _make_loop_readers(self, gone: Callable[[], None]) -> LoopReaders:
+    def _make_loop_readers(self) -> LoopReaders:
         url = self.settings.redis_url
         if url is None:
-            return LoopReaders(None, gone)
+            return LoopReaders(None)
         from celery_progress_ext.broadcast.redis_async import AsyncRedisSubscription
 
-        return LoopReaders(lambda: AsyncRedisSubscription.open(url), gone)
+        return LoopReaders(lambda: AsyncRedisSubscription.open(url))
 
     @cached_property
     def snapshots(self) -> Snapshots:

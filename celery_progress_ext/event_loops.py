@@ -6,34 +6,30 @@ Nothing of it is there while nobody reads: the first reader makes it, and with t
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from celery_progress_ext.broadcast.shared import AsyncSubscription, Follower, SharedSubscription
+from celery_progress_ext.forks import begins_anew_in_a_child
 
 T = TypeVar("T")
 
 #: Threads that read the database for a loop's readers, however many there are.
-_AT_ONCE = 4
+_AT_ONCE = 8
 
 
 class LoopReaders:
     """The readers of one event loop.
 
     :param open: opens a subscription; None where nothing is broadcast.
-    :param gone: called when the last reader has left.
     """
 
-    def __init__(
-        self, open: Callable[[], Awaitable[AsyncSubscription]] | None, gone: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, open: Callable[[], Awaitable[AsyncSubscription]] | None) -> None:
         self.subscription = SharedSubscription(open)
         self.reads: SharedReads[Any] = SharedReads(self)
-        self._gone = gone
         self._readers = 0
         self._threads: ThreadPoolExecutor | None = None
 
@@ -54,7 +50,6 @@ class LoopReaders:
                 threads, self._threads = self._threads, None
                 if threads is not None:
                     threads.shutdown(wait=False)
-                self._gone()
 
     @asynccontextmanager
     async def follow(self, channel: str, follower: Follower) -> AsyncIterator[None]:
@@ -115,29 +110,26 @@ def _retrieve(task: asyncio.Task[T]) -> None:
 
 
 class PerLoop(Generic[T]):
-    """One value for each running event loop of this process.
+    """One value for each event loop of this process, while it runs."""
 
-    :param make: makes it; its argument takes it away again.
-    """
-
-    def __init__(self, make: Callable[[Callable[[], None]], T]) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._pid = os.getpid()
-        self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+        self.begin_anew()
+        begins_anew_in_a_child(self)
+
+    def begin_anew(self) -> None:
+        """See ``BeginsAnew``: what a parent's loops held is not this process's."""
+        self._lock = threading.Lock()
+        self._of: dict[asyncio.AbstractEventLoop, T] = {}
 
     def get(self) -> T:
         """That of the running loop.
 
         :raises RuntimeError: outside an event loop.
         """
-        if self._pid != os.getpid():
-            # What a parent's loop held is not this process's.
-            self._pid, self._of = os.getpid(), weakref.WeakKeyDictionary()
         loop = asyncio.get_running_loop()
-        found = self._of.get(loop)
-        if found is None:
-            found = self._of[loop] = self._make(lambda: self._forget(loop))
-        return found
-
-    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._of.pop(loop, None)
+        with self._lock:
+            if loop not in self._of:
+                self._of = {each: value for each, value in self._of.items() if not each.is_closed()}
+                self._of[loop] = self._make()
+            return self._of[loop]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -69,7 +70,8 @@ class _Channel:
     """A channel that is followed."""
 
     def __init__(self) -> None:
-        self.followers: dict[Follower, None] = {}
+        #: How many times each follows.
+        self.followers: Counter[Follower] = Counter()
         self.acknowledged = asyncio.Event()
         #: Whether somebody went on without the subscription: what came meanwhile is missing.
         self.gap = False
@@ -105,10 +107,11 @@ class SharedSubscription:
         """Give ``follower`` what is published on a channel, to the end of the block.
 
         The block begins when the server has acknowledged the subscription, or after ``START_SECONDS`` without it; then,
-        and after every break of the connection, ``missed`` is called once it stands.
+        and after every break of the connection, ``missed`` is called once it stands. A follower may follow several
+        times, and gets each message once.
         """
         channel = self._channels.setdefault(name, _Channel())
-        channel.followers[follower] = None
+        channel.followers[follower] += 1
         try:
             if self._open is not None:
                 if self._reader is None:
@@ -131,7 +134,9 @@ class SharedSubscription:
             channel.gap = True
 
     def _leave(self, name: str, channel: _Channel, follower: Follower) -> None:
-        channel.followers.pop(follower, None)
+        channel.followers[follower] -= 1
+        if not channel.followers[follower]:
+            del channel.followers[follower]
         if channel.followers or self._channels.get(name) is not channel:
             return
         del self._channels[name]
