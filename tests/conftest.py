@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import kombu
 import pytest
 import sqlalchemy as sa
@@ -44,6 +45,10 @@ _QUIET_CHROMIUM = [
     "--disable-dev-shm-usage",
 ]
 _numbers = count(1)
+
+# No test is timed: a machine may be loaded.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Started in the background, as a job of a shell, this process ignores SIGINT, and so would every process of a test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
