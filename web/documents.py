@@ -47,7 +47,7 @@ def _slots() -> Slots:
 
 @blueprint.post("/documents")
 def submit() -> Response:
-    """Take a PDF (``file``) for a matter (``matter_id``), check it, and start its job: 202 with where to look.
+    """Take a PDF or an image (``file``) for a matter (``matter_id``), check it, and start its job: 202, where to look.
 
     The fields of ``tasks.options.OPTIONS`` say how it is read.
     """
@@ -63,7 +63,7 @@ def submit() -> Response:
         raise Problem(400, "bad-form", "The form has no field `matter_id`: the matter that the document belongs to.")
     authorize(matter_id, Role.SUBMIT)
     if upload is None or not upload.filename:
-        raise Problem(400, "bad-form", "The form has no field `file` with a PDF file in it.")
+        raise Problem(400, "bad-form", "The form has no field `file` with a document in it.")
     filename = uploads.display_name(upload.filename)
     with uploads.on_disk(upload, max_bytes=max_bytes) as path:
         try:

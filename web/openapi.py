@@ -175,7 +175,7 @@ _PROBLEMS = {
     404: "There is no such thing.",
     409: "Its state does not allow this now.",
     413: "It is too large, or has too many parts.",
-    415: "It is not a PDF.",
+    415: "It is not a PDF, nor a TIFF, JPEG or PNG image.",
     422: "The document is refused.",
     429: "Too many sign-ins from this address failed.",
     503: "Something that the service stands on does not answer.",
@@ -249,7 +249,7 @@ _BINARY = {
 PATHS: dict[str, Schema] = {
     "/api/documents": {
         "post": _operation(
-            "Hand in a PDF and start its job.",
+            "Hand in a PDF, or a TIFF, JPEG or PNG image, and start its job.",
             _answers({202: _json(_ref("Submitted"))}, *_ALWAYS, 400, 413, 415, 422),
             requestBody={
                 "required": True,

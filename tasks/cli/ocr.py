@@ -138,7 +138,7 @@ def _complaint(source: Path, outputs: Mapping[str, Path]) -> str | None:
     """What is wrong with the paths; None when nothing is."""
     if _is_pipe(source):
         if sys.stdin.isatty():
-            return "There is no PDF on stdin: it is a terminal."
+            return "There is no document on stdin: it is a terminal."
     elif not source.is_file():
         return f"{source} is not a file."
     elif not os.access(source, os.R_OK):

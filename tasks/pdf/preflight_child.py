@@ -22,6 +22,7 @@ from pikepdf import Name
 
 from tasks.pdf.costs import PageWeight, weights_of
 from tasks.pdf.geometry import fitting_dpi
+from tasks.pdf.image_kinds import begins_as_image
 from tasks.pdf.sandbox import allow_cpu, confine
 
 #: CPU seconds for counting pages with text: 5,000 pages take 0.2.
@@ -269,12 +270,35 @@ def _images(page: pikepdf.Page) -> Iterator[tuple[object, str, float]]:
             )
 
 
+def _is_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return begins_as_image(file.read(16))
+
+
+def _pdf_of(image: Path, scratch: Path) -> tuple[Path, list[tuple[int, str]]]:
+    """What is read in place of an image, and its pages that cannot be.
+
+    :raises _Refusal: for an image that is not accepted.
+    """
+    # Only here: a PDF is checked without what unpacks images.
+    from tasks.pdf.images import ImageRefused, make_pdf
+
+    try:
+        return make_pdf(image, scratch)
+    except ImageRefused as refused:
+        raise _Refusal(refused.reason, **refused.details) from None
+
+
 def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
     """Print the verdict, then the verdict with the count of pages with text."""
+    unreadable: list[tuple[int, str]] = []
+    if _is_image(path):
+        path, unreadable = _pdf_of(path, scratch)
     copy, pages = sound_copy(path, scratch)
     if pages > max_pages:
         raise _Refusal("too_many_pages", pages=pages, limit=max_pages)
-    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": [], "broken_pages": []}
+    verdict = {"path": str(copy), "pages": pages, "repaired": copy != path, "missing_pages": []}
+    verdict["broken_pages"] = unreadable
     with pypdfium2.PdfDocument(copy) as pdf:
         _check_sizes(pdf, dpi)
         _say({**verdict, "text_pages": None})
@@ -282,7 +306,7 @@ def examine(path: Path, scratch: Path, dpi: float, max_pages: int) -> None:
         tree = _page_tree(path)
         verdict["missing_pages"] = tree.missing
         # As the document is counted, without the missing ones.
-        verdict["broken_pages"] = [
+        verdict["broken_pages"] = unreadable + [
             (place - sum(each < place for each in tree.missing), reason) for place, reason in tree.broken
         ]
         texts = [_has_text(pdf, index) for index in range(pages)]

@@ -335,7 +335,7 @@ def test_ocr_refuses_what_is_not_a_pdf(tmp_path: Path) -> None:
     source = tmp_path / "letter.pdf"
     source.write_text("Dear all,")
     done = _ocr(source, tmp_path / "out.pdf", timeout=20)
-    assert (done.returncode, done.stderr.strip()) == (3, "This is not a PDF file.")
+    assert (done.returncode, done.stderr.strip()) == (3, "This is not a PDF file, nor a TIFF, JPEG or PNG image.")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from pikepdf import Array, Dictionary, Encryption, Name, String
 
 from tasks.pdf.preflight import REFUSALS, Preflight, Refused, check
+from tests.unit.test_pdf_images import REFUSED as REFUSED_BY_IMAGES
 
 
 def document(path: Path, *, pages: int = 1, size: tuple[float, float] = (612, 792), **save: Any) -> Path:
@@ -91,14 +92,17 @@ REFUSED_FILES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     # Less than an interpreter needs to start: the child is killed before it can say anything.
     "too_complex": (document, {"timeout": 0.01}),
 }
+#: Those of images are tried in ``test_pdf_images``.
+REFUSED_IMAGES = {reason for reason in REFUSALS if reason.startswith("image_")}
 
 
 def test_each_reason_has_a_file_below() -> None:
     """The table of refusals and these tests name the same reasons."""
-    assert REFUSED_FILES.keys() == REFUSALS.keys()
+    assert REFUSED_FILES.keys() | REFUSED_IMAGES == REFUSALS.keys()
+    assert {reason for _, reason in REFUSED_BY_IMAGES.values()} >= REFUSED_IMAGES
 
 
-@pytest.mark.parametrize("reason", REFUSALS)
+@pytest.mark.parametrize("reason", REFUSED_FILES)
 def test_a_file_is_refused_with_a_reason_a_status_and_a_sentence(reason: str, tmp_path: Path) -> None:
     """Whatever is wrong with the file, the answer is the row of the table."""
     make, options = REFUSED_FILES[reason]
