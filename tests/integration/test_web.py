@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from celery import Celery
 from flask.testing import FlaskClient
+from PIL import Image
 from werkzeug.test import TestResponse, encode_multipart
 
 from celery_progress_ext import CeleryProgress, JobStatus
@@ -98,6 +99,16 @@ class TestTakingDocumentsIn:
     def test_what_is_not_a_pdf(self, service: Service) -> None:
         """415, with a sentence for a person."""
         assert "PDF" in str(problem(post(service.client(), b"hello"), 415)["detail"])
+
+    def test_an_image_is_a_document(self, service: Service) -> None:
+        """Accepted as a PDF is, with the page that was made of it; what is wrong with one has a sentence of its own."""
+        content = io.BytesIO()
+        Image.new("L", (600, 400), 255).save(content, "TIFF", dpi=(150, 150))
+        answer = post(service.client(), content.getvalue(), filename="page.tif").get_json()
+        with service.store.open_original(answer["document_id"]) as original:
+            assert original.read_bytes().startswith(b"%PDF")
+        refused = problem(post(service.client(), b"\x89PNG\r\n\x1a\nhello", filename="page.png"), 422)
+        assert (refused["reason"], refused["type"]) == ("image_unreadable", "urn:problem-type:refused")
 
     def test_a_damaged_pdf(self, service: Service) -> None:
         """422 from the preflight, with its reason for programs."""
