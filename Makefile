@@ -32,11 +32,9 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Each supported release of Celery, redis-py, SQLAlchemy and Python, an environment each: 20 minutes and more a cell.
-# make versions CELLS="celery5.4 python3.13" TESTS=tests/faults/test_celery_cases.py; CELLS are parts of names.
-CELLS ?=
+# The lowest versions that pyproject.toml allows, and each Python that it claims; a Python that is not here is named.
 versions: $(STAMP)
-	$(BIN)/python tests/versions.py $(CELLS:%=--cell %) $(filter-out tests,$(TESTS))
+	$(BIN)/python tests/versions.py $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -229,18 +229,14 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             # The database was lost right after the commit; the job exists and the next tick broadcasts it.
             logger.warning("job_not_broadcast", job_id=job_id, error=f"{type(error).__name__}: {error}")
         plain = chord([], _with_id(body, ids.body_task_id(job_id, 1)), app=app)
-        # The delay goes into each message: a chord's own reaches its header from Celery 5.7 on (celery #7851).
         parts = PublishOnceGroup(
-            [
-                _with_id(signature, ids.chunk_task_id(job_id, index, 1)).set(**delay)
-                for index, signature in enumerate(header)
-            ],
+            [_with_id(signature, ids.chunk_task_id(job_id, index, 1)) for index, signature in enumerate(header)],
             app=app,
         )
         plain.tasks = parts
         with extension.publisher.marker(job_id, delay=seconds) as marker:
             parts.on_sent = lambda task_id: marker.sent(task_id.rpartition(".")[0], task_id)
-            _publish(plain, job_id, extension)
+            _publish(plain, job_id, extension, **delay)
         return job
 
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
@@ -253,11 +249,11 @@ def bind(find: Any) -> None:
     tracked_chord._extension_of = staticmethod(find)
 
 
-def _publish(plain: chord, job_id: str, extension: Extension) -> None:
+def _publish(plain: chord, job_id: str, extension: Extension, **delay: Any) -> None:
     """Send the chord's messages, or leave that to the reconciler."""
     try:
         ignore_results_of_tracked(plain.app)
-        plain.apply_async(task_id=ids.body_task_id(job_id, 1), root_id=job_id)
+        plain.apply_async(task_id=ids.body_task_id(job_id, 1), root_id=job_id, **delay)
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
     except Exception as error:

@@ -19,6 +19,7 @@ _SEPARATORS = re.compile(r"[\s,]+")
 _LIST = "tuple[str, ...] | None"
 #: A secret that signs tokens has at least so many characters.
 MIN_SECRET_LENGTH = 16
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 #: The beat task: its name, and that of its entry in the schedule.
 TICK = "celery_progress_ext.tick"
 
@@ -68,6 +69,8 @@ class Settings:
         for name in ("lease_seconds", "tick_seconds", "stall_seconds", "max_attempts", "retention_days"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"progress_{name} must be greater than 0, not {getattr(self, name)!r}")
+        if self.redis_url is not None and not self.redis_url.startswith(_REDIS_SCHEMES):
+            raise InvalidSetting("progress_redis_url must be a URL such as redis://127.0.0.1:6379/0")
 
     @classmethod
     def read(cls, conf: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:

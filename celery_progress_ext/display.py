@@ -27,16 +27,22 @@ def one_line(job: JobSnapshot) -> str:
     return " ".join(line.split())
 
 
-def time_left(job: JobSnapshot) -> str:
-    """When it will be done, or why nothing moves; nothing before the first estimate or after the end."""
+def time_left(job: JobSnapshot, now: float | None = None) -> str:
+    """When it will be done, or why nothing moves; nothing before the first estimate or after the end.
+
+    :param now: seconds since the epoch; this process's clock unless given.
+    """
+    if job.status.terminal:
+        return ""
     if job.waiting is not None:
         return job.waiting.reason
-    return "" if job.eta is None or job.status.terminal else finish_text(job.eta)
+    return "" if job.eta is None else finish_text(job.eta, now)
 
 
-def stalled_text(chunk: StalledChunk) -> str:
-    """``Chunk 3 has made no progress for 5 min: …``."""
-    return f"Chunk {chunk.chunk_index + 1} has made no progress for {duration(chunk.seconds)}: {chunk.reason}"
+def stalled_text(chunk: StalledChunk, passed: float = 0.0) -> str:
+    """``Chunk 3 has made no progress for 5 min: …``; ``passed`` are seconds since that was read."""
+    seconds = duration(chunk.seconds + passed)
+    return f"Chunk {chunk.chunk_index + 1} has made no progress for {seconds}: {chunk.reason}"
 
 
 def troubles(job: JobSnapshot) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from celery_progress_ext.chunks import ChunkProgress, format_chunk_failure_message
 from celery_progress_ext.display import as_html, as_rich, one_line
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.waiting import Waiting
+from celery_progress_ext.waiting import from_dict as waiting_from_dict
 from celery_progress_ext.waiting import to_dict as waiting_dict
 from celery_progress_ext.wording import moment
 
@@ -248,6 +249,63 @@ class JobSnapshot:
             "merge_started_at": iso(self.merge_started_at),
             "finished_at": iso(self.finished_at),
         }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """The reverse of :meth:`to_dict`, for programs that read the wire: an event's data, an answer of the API.
+
+        :raises KeyError: for an object that is no snapshot.
+        :raises ValueError: for a status or a time that is none.
+        """
+        unit = record.get("unit", "pages")
+        eta = record["eta"]
+        return cls(
+            job_id=record["job_id"],
+            matter_id=record["matter_id"],
+            document_id=record["document_id"],
+            version=record["version"],
+            status=JobStatus(record["status"]),
+            stage=record["stage"],
+            stage_name=record["stage_name"],
+            progress_pct=record["progress_pct"],
+            work_pct=record["work_pct"],
+            error=record["error"],
+            waiting=waiting_from_dict(record["waiting"]),
+            chunks=ChunkProgress(**{name: record["chunks"][name] for name in _CHUNKS}),
+            pages_total=record["pages"]["total"],
+            pages_done=record["pages"]["done"],
+            unit=unit,
+            eta=None if eta is None else FinishTime(**{name: datetime.fromisoformat(eta[name]) for name in _ETA}),
+            metadata=record["metadata"],
+            failures=tuple(_failure(each, unit) for each in record["failures"]),
+            failures_total=record["failures_total"],
+            stalled=tuple(StalledChunk(**{name: each[name] for name in _STALLED}) for each in record["stalled"]),
+            title=record.get("title"),
+            heartbeat_at=_time(record["heartbeat_at"]),
+            created_at=datetime.fromisoformat(record["created_at"]),
+            started_at=_time(record.get("started_at")),
+            merge_started_at=_time(record.get("merge_started_at")),
+            finished_at=_time(record["finished_at"]),
+        )
+
+
+#: What is read of the objects inside a snapshot; keys may be added on the wire.
+_ETA = ("finish_at", "earliest", "latest")
+_CHUNKS = ("total", "pending", "processing", "completed", "failed")
+_STALLED = ("chunk_index", "page_start", "page_end", "seconds", "reason")
+
+
+def _failure(record: Mapping[str, Any], unit: str) -> ChunkFailure | PageShortfall:
+    index, first, last = record["chunk_index"], record["page_start"], record["page_end"]
+    head, message = format_chunk_failure_message(index, first, last, "", unit), record["message"]
+    if message.startswith(head):
+        error = message.removeprefix(head)
+        return ChunkFailure(chunk_index=index, page_start=first, page_end=last, error=error, unit=unit)
+    return PageShortfall(chunk_index=index, page=first, message=message)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def iso(time: datetime | float | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -265,3 +265,15 @@ def to_dict(waiting: Waiting | None, iso: Any) -> dict[str, Any] | None:
         "jobs_before": waiting.jobs_before,
         "pages_before": waiting.pages_before,
     }
+
+
+def from_dict(record: Mapping[str, Any] | None) -> Waiting | None:
+    """The reverse of ``to_dict``; whether its queue moves is not on the wire."""
+    if record is None:
+        return None
+    return Waiting(
+        reason=record["reason"],
+        since=datetime.fromisoformat(record["since"]),
+        jobs_before=record["jobs_before"],
+        pages_before=record["pages_before"],
+    )

@@ -12,15 +12,37 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from celery_progress_ext.config import Settings
+from celery_progress_ext.exceptions import InvalidSetting
+from tasks import exit_codes
+from tasks.settings import ServiceSettings
+
 _CORES = os.cpu_count() or 1
 _PORT = 8000
+
+_SUBMIT = """Hand a document to a running service: the one at --url, the one that CELERY_BROKER_URL,
+PROGRESS_DATABASE_URL and DOCUMENTS_URL name together, or the `up` that runs on this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the answer is its exit code (``tasks.exit_codes``; wrong usage is 2)."""
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    return command(arguments)
+    try:
+        _check_settings()
+        return command(arguments)
+    except InvalidSetting as error:
+        print(error, file=sys.stderr)
+        return exit_codes.USAGE
+
+
+def _check_settings() -> None:
+    """Every setting of the environment, before anything is started.
+
+    :raises InvalidSetting: for the first that cannot be used.
+    """
+    ServiceSettings.read()
+    Settings.read({})
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -32,6 +54,7 @@ def _up(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         sample=arguments.sample or arguments.exit_when_done,
         exit_when_done=arguments.exit_when_done,
+        verbose=arguments.verbose,
     )
 
 
@@ -44,18 +67,22 @@ def _ocr(arguments: argparse.Namespace) -> int:
         text=arguments.text,
         workers=arguments.workers,
         options=_chosen(arguments),
+        verbose=arguments.verbose,
     )
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    from tasks.cli.services import Target
     from tasks.cli.submit import submit
 
     return submit(
         None if arguments.sample else arguments.source,
+        target=Target(url=arguments.url, key=arguments.key, data_dir=arguments.data_dir),
         matter_id=arguments.matter,
         options=_chosen(arguments),
-        watch=arguments.watch,
+        watch=arguments.watch or arguments.json,
         outputs={suffix: path for suffix, path in (("pdf", arguments.out), ("txt", arguments.text)) if path},
+        as_json=arguments.json,
     )
 
 
@@ -104,9 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="run the whole service on this machine until Ctrl-C")
     up.set_defaults(command=_up)
-    up.add_argument("--port", type=_port, default=os.environ.get("PORT") or _PORT, help="the web's; 0 for any free one")
+    up.add_argument("--port", type=_port, help=f"the web's; 0 for any free one (PORT, or {_PORT})")
     up.add_argument("--data-dir", type=Path, default=Path("var"), help="what is kept is kept here")
     up.add_argument("--workers", type=_positive, default=_CORES, help="chunks worked on at once")
+    up.add_argument("-v", "--verbose", action="store_true", help="print what each process logs, too")
     up.add_argument("--sample", action="store_true", help="submit a sample scan and show its progress")
     up.add_argument("--exit-when-done", action="store_true", help="end with the sample's exit code (implies --sample)")
 
@@ -116,16 +144,24 @@ def _parser() -> argparse.ArgumentParser:
     ocr.add_argument("out", type=Path, metavar="OUT.pdf", help="- for stdout")
     ocr.add_argument("--text", "--sidecar", type=Path, metavar="OUT.txt", help="write the plain text too")
     ocr.add_argument("--workers", type=_positive, default=_CORES, help="chunks worked on at once")
+    ocr.add_argument("-v", "--verbose", action="store_true", help="print what each process logs, on stderr")
+    ocr.add_argument("--version", action=_Version)
     _add_options(ocr)
 
-    submit = commands.add_parser("submit", help="hand a document to a running service, by its environment")
+    submit = commands.add_parser("submit", help="hand a document to a running service", description=_SUBMIT)
     submit.set_defaults(command=_submit)
     what = submit.add_mutually_exclusive_group(required=True)
     what.add_argument("source", type=Path, nargs="?", metavar="IN.pdf")
     what.add_argument("--sample", action="store_true", help="the sample scan instead of a file")
-    submit.add_argument("--matter", default="default")
+    submit.add_argument("--matter", default="default", help="what it belongs to, the unit of access")
+    submit.add_argument("--url", default=os.environ.get("OCR_URL") or None, help="of the service (OCR_URL)")
+    submit.add_argument(
+        "--key", default=os.environ.get("OCR_KEY") or None, help="an API key for it (OCR_KEY, which `ps` does not show)"
+    )
+    submit.add_argument("--data-dir", type=Path, help="of the `up` that is meant")
     _add_options(submit)
     submit.add_argument("--watch", action="store_true", help="follow it to its end")
+    submit.add_argument("--json", action="store_true", help="follow it in JSON, a snapshot a line")
     submit.add_argument("--out", type=Path, metavar="OUT.pdf", help="follow it, and write the searchable PDF")
     submit.add_argument("--text", type=Path, metavar="OUT.txt", help="follow it, and write the plain text")
 

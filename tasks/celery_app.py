@@ -7,10 +7,10 @@ from celery import Celery
 
 from celery_progress_ext import CeleryProgress
 from tasks import file_permissions, lanes, request_ids, retention
+from tasks.environment import checked_or_exit
 from tasks.limits import chunk_time_limits
-from tasks.settings import ServiceSettings
 
-settings = ServiceSettings.read()
+settings = checked_or_exit()
 
 _WEEK = 7 * 24 * 3600
 

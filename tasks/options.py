@@ -12,11 +12,7 @@ from typing import Any, Self
 
 from tasks.engines import ENGINES
 from tasks.languages import LanguageUnavailable, find_data
-from tasks.settings import MODES, ServiceSettings
-
-#: Below, no print can be read; above, Tesseract gains nothing, and memory runs out.
-DPI = range(72, 601)
-CHUNK_PAGES = range(1, 1001)
+from tasks.settings import CHUNK_PAGES, DPI, MODES, ServiceSettings
 
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:(-)\s*(\d{1,6})?\s*)?")
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")

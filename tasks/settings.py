@@ -8,27 +8,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 from celery_progress_ext.exceptions import InvalidSetting
+from tasks.engines import ENGINES
 from tasks.keys import MIN_SECRET_LENGTH, check_matters, check_strength
 
 #: What happens to a page that already carries text. What each mode does is told in ``tasks.pdf.render``.
 MODES = ("skip", "redo", "force")
 
-_ABOVE_ZERO = (
-    "max_streams",
-    "max_streams_per_address",
-    "max_streams_per_credential",
-    "max_upload_mb",
-    "max_preflights",
-    "ocr_dpi",
-    "ocr_chunk_pages",
-    "ocr_queues",
-    "ocr_page_timeout",
-)
+#: Below, no print can be read; above, Tesseract gains nothing, and memory runs out.
+DPI = range(72, 601)
+CHUNK_PAGES = range(1, 1001)
+_COUNT = range(1, 10**6)
 
-N = TypeVar("N", int, float)
+#: The numbers, each with what it may be.
+_RANGES: Mapping[str, range] = MappingProxyType(
+    {
+        "web_proxies": range(100),
+        "max_streams": _COUNT,
+        "max_streams_per_address": _COUNT,
+        "max_streams_per_credential": _COUNT,
+        "max_upload_mb": _COUNT,
+        "max_preflights": range(1, 1001),
+        "ocr_dpi": DPI,
+        "ocr_chunk_pages": CHUNK_PAGES,
+        "ocr_queues": range(1, 1001),
+    }
+)
+#: Seconds.
+_LONGEST_PAGE = 24 * 3600.0
 
 _REDIS = "redis://127.0.0.1:6379/0"
 
@@ -72,11 +80,17 @@ class ServiceSettings:
     ocr_page_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in _ABOVE_ZERO:
-            if getattr(self, name) <= 0:
-                raise InvalidSetting(f"{name.upper()} must be greater than 0, not {getattr(self, name)!r}")
-        if self.web_proxies < 0:
-            raise InvalidSetting(f"WEB_PROXIES must not be below 0, not {self.web_proxies!r}")
+        for name, allowed in _RANGES.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidSetting(_out_of(name.upper(), allowed, getattr(self, name)))
+        if not 0 < self.ocr_page_timeout <= _LONGEST_PAGE:
+            raise InvalidSetting(
+                f"OCR_PAGE_TIMEOUT must be above 0 and at most {_LONGEST_PAGE:.0f} seconds, "
+                f"not {self.ocr_page_timeout!r}."
+            )
+        for name in ("broker_url", "result_backend"):
+            if "://" not in getattr(self, name):
+                raise InvalidSetting(f"CELERY_{name.upper()} must be a URL, such as {_REDIS}.")
         for key, matters in self.api_keys.items():
             check_strength(key, setting="A key in PROGRESS_API_KEYS")
             check_matters(matters, setting="PROGRESS_API_KEYS")
@@ -84,8 +98,11 @@ class ServiceSettings:
             check_strength(self.start_token, setting="PROGRESS_START_TOKEN")
         if self.secret_key is not None:
             check_strength(self.secret_key, setting="PROGRESS_SECRET_KEY", least=MIN_SECRET_LENGTH)
-        if self.ocr_mode not in MODES:
-            raise InvalidSetting(f"OCR_MODE must be one of {', '.join(MODES)}, not {self.ocr_mode!r}")
+        for name, choices in (("ocr_mode", MODES), ("ocr_engine", tuple(ENGINES))):
+            if getattr(self, name) not in choices:
+                raise InvalidSetting(
+                    f"{name.upper()} must be one of {', '.join(choices)}, not {getattr(self, name)!r}."
+                )
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> ServiceSettings:
@@ -102,20 +119,20 @@ class ServiceSettings:
             start_token=given.get("PROGRESS_START_TOKEN"),
             secret_key=given.get("PROGRESS_SECRET_KEY"),
             host=given.get("HOST", cls.host),
-            web_proxies=_number(given, "WEB_PROXIES", cls.web_proxies),
+            web_proxies=_of(given, cls, "web_proxies"),
             files_group=given.get("PROGRESS_FILES_GROUP"),
-            max_streams=_number(given, "MAX_STREAMS", cls.max_streams),
-            max_streams_per_address=_number(given, "MAX_STREAMS_PER_ADDRESS", cls.max_streams_per_address),
-            max_streams_per_credential=_number(given, "MAX_STREAMS_PER_CREDENTIAL", cls.max_streams_per_credential),
-            max_upload_mb=_number(given, "MAX_UPLOAD_MB", cls.max_upload_mb),
-            max_preflights=_number(given, "MAX_PREFLIGHTS", cls.max_preflights),
+            max_streams=_of(given, cls, "max_streams"),
+            max_streams_per_address=_of(given, cls, "max_streams_per_address"),
+            max_streams_per_credential=_of(given, cls, "max_streams_per_credential"),
+            max_upload_mb=_of(given, cls, "max_upload_mb"),
+            max_preflights=_of(given, cls, "max_preflights"),
             ocr_engine=given.get("OCR_ENGINE", cls.ocr_engine),
             ocr_language=given.get("OCR_LANGUAGE", cls.ocr_language),
             ocr_mode=given.get("OCR_MODE", cls.ocr_mode),
-            ocr_dpi=_number(given, "OCR_DPI", cls.ocr_dpi),
-            ocr_chunk_pages=_number(given, "OCR_CHUNK_PAGES", cls.ocr_chunk_pages),
-            ocr_queues=_number(given, "OCR_QUEUES", cls.ocr_queues),
-            ocr_page_timeout=_number(given, "OCR_PAGE_TIMEOUT", cls.ocr_page_timeout),
+            ocr_dpi=_of(given, cls, "ocr_dpi"),
+            ocr_chunk_pages=_of(given, cls, "ocr_chunk_pages"),
+            ocr_queues=_of(given, cls, "ocr_queues"),
+            ocr_page_timeout=_seconds(given, "OCR_PAGE_TIMEOUT", cls.ocr_page_timeout),
         )
 
     @property
@@ -124,11 +141,31 @@ class ServiceSettings:
         return self.max_upload_mb * 1_000_000
 
 
-def _number(given: Mapping[str, str], name: str, default: N) -> N:
+def whole_number(given: Mapping[str, str], name: str, default: int, allowed: range) -> int:
+    """A variable of the environment as a number; an empty one counts as not set.
+
+    :raises InvalidSetting: where it is no whole number, or none that is allowed.
+    """
+    text = given.get(name) or str(default)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    if number not in allowed:
+        raise InvalidSetting(_out_of(name, allowed, text))
+    return number
+
+
+def _of(given: Mapping[str, str], defaults: type[ServiceSettings], name: str) -> int:
+    return whole_number(given, name.upper(), getattr(defaults, name), _RANGES[name])
+
+
+def _out_of(name: str, allowed: range, value: object) -> str:
+    return f"{name} must be a whole number from {allowed[0]} to {allowed[-1]}, not {value!r}."
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
     try:
-        return type(default)(given.get(name, default))
+        return float(given.get(name, default))
     except ValueError:
-        raise InvalidSetting(f"{name} must be a number, not {given[name]!r}") from None
+        raise InvalidSetting(f"{name} must be a number of seconds, not {given[name]!r}.") from None
 
 
 def _api_keys(text: str) -> Mapping[str, tuple[str, ...]]:

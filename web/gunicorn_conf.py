@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from typing import Any
 
+from celery_progress_ext.exceptions import InvalidSetting
+from tasks.settings import ServiceSettings, whole_number
+
+# Before any worker is forked: what is wrong is said once.
+try:
+    _settings = ServiceSettings.read()
+    _port = whole_number(os.environ, "PORT", 8000, range(65536))
+    workers = whole_number(os.environ, "WEB_CONCURRENCY", 1, range(1, 1000))
+except InvalidSetting as error:
+    sys.exit(str(error))
 wsgi_app = "web:create_app()"
-bind = f"{os.environ.get('HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '8000'}"
+bind = f"{_settings.host}:{_port}"
 worker_class = "gevent"
-workers = int(os.environ.get("WEB_CONCURRENCY") or "1")
 # Of requests; streams leave theirs. A worker without a free one does not even answer /healthz.
 worker_connections = 2500
-_max_streams = int(os.environ.get("MAX_STREAMS") or "5000")
 keepalive = 5
 graceful_timeout = 5
 # A worker that does not turn its loop for so long is replaced. Copying a large upload must fit into it.
@@ -30,7 +39,7 @@ control_socket_disable = True
 def post_fork(server: Any, worker: Any) -> None:
     """Each stream is a file descriptor; the usual soft limit of 1024 is below our cap of streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _max_streams + 2 * worker_connections
+    wanted = _settings.max_streams + 2 * worker_connections
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft < wanted:

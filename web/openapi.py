@@ -16,9 +16,8 @@ from celery_progress_ext.sse.assets import names
 from tasks.documents import OUTPUT_SUFFIXES
 from tasks.engines import ENGINES
 from tasks.keys import Role
-from tasks.options import CHUNK_PAGES, DPI
 from tasks.page_results import PageStatus
-from tasks.settings import MODES
+from tasks.settings import CHUNK_PAGES, DPI, MODES
 
 blueprint = Blueprint("openapi", __name__)
 

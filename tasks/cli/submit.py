@@ -1,113 +1,125 @@
-"""``python -m tasks submit``: hand a document to the service that the environment names."""
+"""``python -m tasks submit``: hand a document to a running service, and follow it to its end."""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from uuid import uuid4
 
-from celery_progress_ext import JobSnapshot, ProgressError
-from celery_progress_ext.exceptions import DatabaseAway
+from celery_progress_ext.jobs import JobSnapshot
 from tasks import exit_codes
-from tasks.documents import DocumentStore
-from tasks.options import InvalidOption, OcrOptions
-from tasks.pdf.preflight import Refused
-from tasks.presentation import display_for
-from tasks.settings import ServiceSettings
+from tasks.cli.services import Service, ServiceError, Target, open_service
+from tasks.presentation import Display, display_for
 
 #: Small chunks, so that a few pages show how a bar moves.
 _SAMPLE_PAGES, _SAMPLE_CHUNK_PAGES = 24, "3"
-_SAMPLE_NAME = "sample-scan.pdf"
+SAMPLE_NAME = "sample-scan.pdf"
 
 
 def submit(
-    source: Path | None, *, matter_id: str, options: Mapping[str, str | None], watch: bool, outputs: Mapping[str, Path]
+    source: Path | None,
+    *,
+    target: Target,
+    matter_id: str,
+    options: Mapping[str, str | None],
+    watch: bool,
+    outputs: Mapping[str, Path],
+    as_json: bool,
 ) -> int:
     """Submit ``source``, or the sample scan where there is none. Returns an exit code of ``tasks.exit_codes``.
 
     :param options: by the names in ``tasks.options.OPTIONS``.
     :param watch: follow it to its end; else the job's id is printed and that is all.
     :param outputs: suffix of a result → where to write it; what is to be written is followed too.
+    :param as_json: print each snapshot, an object a line, in place of a bar or lines.
     """
     try:
-        return _follow(source, matter_id, options, watch, outputs)
+        if complaint := _complaint(source, outputs):
+            raise ServiceError(complaint, exit_codes.USAGE)
+        with open_service(target) as service, _document(source) as (path, filename):
+            given = options if source is not None else {"chunk_pages": _SAMPLE_CHUNK_PAGES, **options}
+            if not watch and not outputs:
+                print(service.submit(path, filename=filename, matter_id=matter_id, options=given), flush=True)
+                return 0
+            snapshot = _follow(service, path, filename, matter_id, given, as_json)
+            _save(service, snapshot, outputs)
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
-
-
-def _follow(
-    source: Path | None, matter_id: str, options: Mapping[str, str | None], watch: bool, outputs: Mapping[str, Path]
-) -> int:
-    if source is not None:
-        return _submit(source, source.name, matter_id, options, watch, outputs)
-    with _sample() as path:
-        return _submit(path, _SAMPLE_NAME, matter_id, {"chunk_pages": _SAMPLE_CHUNK_PAGES, **options}, watch, outputs)
-
-
-@contextmanager
-def _sample() -> Iterator[Path]:
-    from tasks.sample import make_sample
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / _SAMPLE_NAME
-        print(f"making a scan of {_SAMPLE_PAGES} pages", flush=True)
-        make_sample(path, pages=_SAMPLE_PAGES)
-        yield path
-
-
-def _submit(
-    path: Path,
-    filename: str,
-    matter_id: str,
-    options: Mapping[str, str | None],
-    watch: bool,
-    outputs: Mapping[str, Path],
-) -> int:
-    if not path.is_file():
-        return _fail(f"{path} is not a file.", exit_codes.USAGE)
-    try:
-        chosen = OcrOptions.parse(options, ServiceSettings.read())
-    except InvalidOption as error:
-        return _fail(error.message, exit_codes.USAGE)
-    # The Celery app connects to what the environment names; a usage error needs none of it.
-    from tasks import pipeline
-
-    try:
-        job = pipeline.submit(path, matter_id=matter_id, filename=filename, options=chosen)
-    except Refused as refusal:
-        return _fail(refusal.message, exit_codes.REFUSED)
-    except InvalidOption as error:
-        return _fail(error.message, exit_codes.USAGE)
-    except DatabaseAway as error:
-        # The rows come first: without the database there is no job. A broker that is away is only warned of.
-        return _fail(f"The database does not answer, so there is no job: {error}", exit_codes.FAILED)
-    except ProgressError as error:
-        return _fail(str(error), exit_codes.FAILED)
-    if not outputs:
-        print(job.id, flush=True)
-        if not watch:
-            return 0
-    with display_for(sys.stdout) as display:
-        for snapshot in job.watch():
-            display.show(snapshot)
-    snapshot = job.snapshot()
-    if snapshot.status in exit_codes.HAS_OUTPUT:
-        settings = ServiceSettings.read()
-        _save(DocumentStore(settings.documents_url, files_group=settings.files_group), job.id, outputs)
-    print(_summary(snapshot, outputs), flush=True)
+    if not as_json:
+        print(summary(snapshot, outputs.values()), flush=True)
     return exit_codes.BY_STATUS[snapshot.status]
 
 
-def _save(store: DocumentStore, job_id: str, outputs: Mapping[str, Path]) -> None:
+def summary(snapshot: JobSnapshot, written: Iterable[Path]) -> str:
+    """How a job ended, in a line."""
+    if snapshot.status not in exit_codes.HAS_OUTPUT:
+        return f"{snapshot.status.capitalize()}: {snapshot.error or 'no chunk was completed'}"
+    seconds = ((snapshot.finished_at or snapshot.created_at) - snapshot.created_at).total_seconds()
+    paths = ", ".join(map(str, written))
+    pages = f"{snapshot.pages_done} of {snapshot.pages_total} {snapshot.unit}"
+    return f"{snapshot.status.capitalize()}: {pages} in {seconds:.1f} s" + (f", written to {paths}" if paths else "")
+
+
+def _complaint(source: Path | None, outputs: Mapping[str, Path]) -> str | None:
+    """What is wrong with the paths, before anything is sent; None when nothing is."""
+    if source is not None and not source.is_file():
+        return f"{source} is not a file."
+    for path in outputs.values():
+        if path.is_dir():
+            return f"{path} is a directory."
+        if not path.absolute().parent.is_dir():
+            return f"{path.absolute().parent} is not a directory."
+    return None
+
+
+@contextmanager
+def _document(source: Path | None) -> Iterator[tuple[Path, str]]:
+    if source is not None:
+        yield source, source.name
+        return
+    from tasks.sample import make_sample
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / SAMPLE_NAME
+        make_sample(path, pages=_SAMPLE_PAGES)
+        yield path, SAMPLE_NAME
+
+
+def _follow(
+    service: Service, path: Path, filename: str, matter_id: str, options: Mapping[str, str | None], as_json: bool
+) -> JobSnapshot:
+    display: Display = _JsonLines() if as_json else display_for(sys.stdout, title=filename)
+    with display:
+        display.step(f"Sending {filename}, which is checked first")
+        job_id = service.submit(path, filename=filename, matter_id=matter_id, options=options)
+        display.step(f"Accepted as {job_id}")
+        snapshot = None
+        for snapshot in service.watch(job_id, trouble=display.trouble):
+            display.show(snapshot)
+    if snapshot is None:
+        raise ServiceError(f"Nothing was heard of the job {job_id}.")
+    return snapshot
+
+
+def _save(service: Service, snapshot: JobSnapshot, outputs: Mapping[str, Path]) -> None:
+    if snapshot.status not in exit_codes.HAS_OUTPUT:
+        return
     for suffix, path in outputs.items():
-        file, _size = store.open_output(job_id, suffix)
-        with file, _replacing(path) as draft, draft.open("wb") as target:
-            shutil.copyfileobj(file, target)
+        try:
+            with _replacing(path) as draft:
+                service.fetch(snapshot.job_id, suffix, draft)
+        except OSError as error:
+            raise ServiceError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 @contextmanager
@@ -121,15 +133,29 @@ def _replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _summary(snapshot: JobSnapshot, outputs: Mapping[str, Path]) -> str:
-    if snapshot.status not in exit_codes.HAS_OUTPUT:
-        return f"{snapshot.status.capitalize()}: {snapshot.error or 'no chunk was completed'}"
-    seconds = ((snapshot.finished_at or snapshot.created_at) - snapshot.created_at).total_seconds()
-    written = f", written to {', '.join(map(str, outputs.values()))}" if outputs else ""
-    pages = f"{snapshot.pages_done} of {snapshot.pages_total} {snapshot.unit}"
-    return f"{snapshot.status.capitalize()}: {pages} in {seconds:.1f} s{written}"
+class _JsonLines:
+    """A display for programs: a snapshot a line."""
 
+    def step(self, text: str) -> None:
+        """A program gets snapshots alone."""
 
-def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
+    def show(self, snapshot: JobSnapshot) -> None:
+        """Print it."""
+        print(json.dumps(snapshot.to_dict(), ensure_ascii=False), flush=True)
+
+    def trouble(self, text: str | None) -> None:
+        """Say it beside the snapshots."""
+        if text is not None:
+            print(text, file=sys.stderr, flush=True)
+
+    def log(self, line: str) -> None:
+        """Say it beside the snapshots."""
+        print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held."""

@@ -45,6 +45,8 @@ class Service:
 
     name: str
     argv: Sequence[str]
+    #: What it is for, in a few words.
+    purpose: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     ready: Callable[[], bool] | None = None
@@ -76,6 +78,11 @@ class _Running:
     @property
     def alive(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
+
+    @property
+    def drained(self) -> bool:
+        """Whether its last line was read."""
+        return self._pump is None or not self._pump.is_alive()
 
     def start(self) -> None:
         self.ready, self._line_seen, self._buried, self.restart_at = False, False, False, None
@@ -147,12 +154,20 @@ class Runner:
 
     ``say(name, line)`` gets every line that a service prints, and the runner's own under the name ``up``. It is
     called from several threads.
+
+    :param on_start: called with each service before it is started for the first time.
     """
 
     name = "up"
 
-    def __init__(self, services: Sequence[Service], say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        say: Callable[[str, str], None],
+        on_start: Callable[[Service], None] = lambda _service: None,
+    ) -> None:
         self._say = say
+        self._on_start = on_start
         self._all = [_Running(service, say) for service in services]
         self._stopping = threading.Event()
         self._hurry = threading.Event()
@@ -183,6 +198,7 @@ class Runner:
         for running in self._all:
             if self.stopping:
                 return
+            self._on_start(running.service)
             running.start()
             while not (running.look() or self.stopping):
                 name = running.service.name
@@ -205,6 +221,11 @@ class Runner:
         """The exit code of a service; None while it runs."""
         running = next(each for each in self._all if each.service.name == name)
         return None if running.popen is None else running.popen.poll()
+
+    def finished(self, name: str) -> bool:
+        """Whether a job has ended, and all that it printed was passed on."""
+        running = next(each for each in self._all if each.service.name == name)
+        return not running.alive and running.drained
 
     def supervise(self, until: Callable[[], bool] = lambda: False) -> None:
         """Restart what dies, until a stop is asked for or ``until`` says so."""

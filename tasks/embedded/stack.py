@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import json
 import os
 import secrets
 import signal
@@ -22,7 +23,10 @@ from pathlib import Path
 from celery_progress_ext.private_files import PrivateFiles
 from tasks.embedded.runner import STOP, Runner, Service, StopPlan
 from tasks.embedded.servers import LOOPBACK, RedisServer, free_port
+from tasks.environment import check
+from tasks.keys import ANY_MATTER, make_key
 from tasks.secret_files import kept_secret
+from tasks.settings import whole_number
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,9 +36,9 @@ _STOP_WORKER: StopPlan = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0))
 _STOP_WEB: StopPlan = ((signal.SIGTERM, 8.0),)
 
 _REDIS_URLS = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "PROGRESS_REDIS_URL")
-_FLOWER_PORT = 5555
+_PORT, _FLOWER_PORT = 8000, 5555
 #: What is kept in a data directory.
-_KEPT = ("documents", "redis", "progress.db*", "celerybeat-schedule*", "secret_key", "lock")
+_KEPT = ("documents", "redis", "progress.db*", "celerybeat-schedule*", "secret_key", "lock", "logs", "running.json")
 
 
 class AlreadyRunning(RuntimeError):
@@ -53,6 +57,9 @@ class Stack:
     environment: Mapping[str, str]
     web_url: str | None = None
     flower_url: str | None = None
+    #: Of the web process, without a token, and a key for it: what the commands of this user come in with.
+    address: str = ""
+    key: str = ""
 
 
 @contextlib.contextmanager
@@ -92,30 +99,36 @@ def _make_private(data_dir: Path) -> None:
         files.tighten(data_dir)
 
 
-def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, str] | None = None) -> Stack:
+def plan_up(data_dir: Path, *, port: int | None, workers: int, environ: Mapping[str, str] | None = None) -> Stack:
     """The service that a browser talks to, on loopback.
 
-    :param port: the web's; 0 for any that is free.
+    :param port: the web's; 0 for any that is free, None for the environment's.
     :param workers: how many chunks are worked on at once.
     :raises PortTaken: when something listens on ``port``.
+    :raises InvalidSetting: for a setting of the environment that cannot be used.
     """
     given = os.environ if environ is None else environ
+    if port is None:
+        port = whole_number(given, "PORT", _PORT, range(65536))
     port = port or free_port()
     if not _is_free(port):
         raise PortTaken(f"port {port} is in use; choose another with --port")
-    token = given.get("PROGRESS_START_TOKEN") or secrets.token_urlsafe(24)
+    token = given.get("PROGRESS_START_TOKEN") or secrets.token_urlsafe(15)
     kept = kept_secret(data_dir / "secret_key")
+    _, key = make_key()
+    api_keys = {**check(given).api_keys, key: [ANY_MATTER]}
     server, settings = _settings(data_dir, given)
     settings |= {
+        "PROGRESS_API_KEYS": json.dumps(api_keys),
         "PROGRESS_START_TOKEN": token,
         "PROGRESS_SECRET_KEY": given.get("PROGRESS_SECRET_KEY") or kept,
         "PORT": str(port),
-        "WEB_CONCURRENCY": given.get("WEB_CONCURRENCY") or "1",
+        "WEB_CONCURRENCY": str(whole_number(given, "WEB_CONCURRENCY", 1, range(1, 1000))),
     }
     services = [*_core(data_dir, server, settings, workers), _web(settings, port)]
     flower_url = None
     if importlib.util.find_spec("flower") is not None:
-        flower_port = int(given.get("FLOWER_PORT") or _FLOWER_PORT)
+        flower_port = whole_number(given, "FLOWER_PORT", _FLOWER_PORT, range(65536))
         # Nobody depends on its port, and 0 asks for any.
         flower_port = flower_port if flower_port and _is_free(flower_port) else free_port()
         # Whoever opens Flower may stop the worker, so it is not open to every user of the machine.
@@ -127,6 +140,8 @@ def plan_up(data_dir: Path, *, port: int, workers: int, environ: Mapping[str, st
         environment=settings,
         web_url=f"http://{LOOPBACK}:{port}/?token={token}",
         flower_url=flower_url,
+        address=f"http://{LOOPBACK}:{port}",
+        key=key,
     )
 
 
@@ -137,9 +152,11 @@ def plan_ephemeral(folder: Path, *, workers: int, settings: Mapping[str, str] | 
     return Stack(services=tuple(_core(folder, server, own, workers)), environment=own)
 
 
-def run(stack: Stack, say: Callable[[str, str], None]) -> Runner:
+def run(
+    stack: Stack, say: Callable[[str, str], None], on_start: Callable[[Service], None] = lambda _service: None
+) -> Runner:
     """A runner for it; entering it starts everything."""
-    return Runner(stack.services, say)
+    return Runner(stack.services, say, on_start)
 
 
 def _settings(data_dir: Path, given: Mapping[str, str]) -> tuple[RedisServer | None, dict[str, str]]:
@@ -166,9 +183,11 @@ def _core(data_dir: Path, server: RedisServer | None, settings: Mapping[str, str
     data_dir = data_dir.resolve()
     services = []
     if server is not None:
-        services.append(Service(name="redis", argv=server.command(), ready=server.answers))
+        services.append(
+            Service(name="redis", argv=server.command(), ready=server.answers, purpose="queue and live stream")
+        )
     services += [
-        _celery("migrate", ["progress", "migrate"], settings, once=True),
+        _celery("tables", ["progress", "migrate"], settings, once=True, purpose="jobs and their history"),
         _celery(
             "worker",
             [
@@ -176,6 +195,7 @@ def _core(data_dir: Path, server: RedisServer | None, settings: Mapping[str, str
                 *("--without-gossip", "--without-mingle", "--loglevel", "INFO"),
             ],
             settings,
+            purpose=f"reads pages, {workers} at once" if workers > 1 else "reads pages",
             ready_line=" ready.",
             stop=_STOP_WORKER,
         ),
@@ -183,6 +203,7 @@ def _core(data_dir: Path, server: RedisServer | None, settings: Mapping[str, str
             "beat",
             ["beat", "--schedule", str(data_dir / "celerybeat-schedule"), "--pidfile=", "--loglevel", "INFO"],
             settings,
+            purpose="finds and mends what was lost",
             ready_line="beat: Starting",
         ),
     ]
@@ -192,6 +213,7 @@ def _core(data_dir: Path, server: RedisServer | None, settings: Mapping[str, str
 def _web(settings: Mapping[str, str], port: int) -> Service:
     return Service(
         name="web",
+        purpose="page and API",
         argv=[sys.executable, "-m", "gunicorn", "-c", str(ROOT / "web" / "gunicorn_conf.py"), "web:create_app()"],
         env=settings,
         cwd=ROOT,
@@ -205,6 +227,7 @@ def _flower(settings: Mapping[str, str], port: int) -> Service:
         "flower",
         ["flower", f"--conf={ROOT / 'tasks' / 'flower_conf.py'}", f"--address={LOOPBACK}", f"--port={port}"],
         settings,
+        purpose="a look into Celery",
         ready=lambda: _answers(f"http://{LOOPBACK}:{port}/healthcheck"),
     )
     # Told to end when Redis dies with it, it waits for a thread that asks the broker for ever; it keeps nothing.
@@ -216,6 +239,7 @@ def _celery(
     arguments: list[str],
     settings: Mapping[str, str],
     *,
+    purpose: str,
     ready: Callable[[], bool] | None = None,
     ready_line: str | None = None,
     stop: StopPlan = STOP,
@@ -223,6 +247,7 @@ def _celery(
 ) -> Service:
     return Service(
         name=name,
+        purpose=purpose,
         argv=[sys.executable, "-m", "celery", "--quiet", "-A", "tasks.celery_app", *arguments],
         env=settings,
         cwd=ROOT,

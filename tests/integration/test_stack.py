@@ -226,7 +226,8 @@ def up(tmp_path: Path) -> Iterator[Callable[[], TestProcess]]:
             "--data-dir",
             str(tmp_path / "var"),
         ]
-        process = TestProcess(argv, log=tmp_path / "up.log", ready_line="web: http://")
+        env = {"XDG_STATE_HOME": str(tmp_path / "state")}
+        process = TestProcess(argv, log=tmp_path / "up.log", ready_line="web: http://", env=env)
         started.append(_clean_environment(process))
         return process.start()
 
@@ -264,15 +265,56 @@ def test_up_serves_restarts_and_stops_in_order(up: Callable[[], TestProcess], tm
     database.dispose()
 
     _named(process, "worker").kill()
-    process.wait_for_log("up      | worker ended with SIGKILL")
-    process.wait_for_log("up      | worker is back")
+    process.wait_for_log("worker ended with SIGKILL")
+    process.wait_for_log("worker is back")
 
     family = _family(process)
     assert process.stop(60) == 0
-    stopped = re.findall(r"^up +\| stopping (\w+)$", process.log, re.MULTILINE)
+    log = (tmp_path / "var" / "logs" / "up.log").read_text()
+    stopped = re.findall(r" stopping (\w+)$", log, re.MULTILINE)
     assert stopped[-4:] == ["web", "beat", "worker", "redis"]
-    assert "killing" not in process.log
+    assert "killing" not in log
     assert not [child for child in family if child.is_running()]
+
+
+def _submit(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "tasks", "submit", *map(str, arguments)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_SERVICE_SETTINGS)}
+    env |= {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder.parent / "state")}
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+
+
+def test_submit_finds_the_service_that_runs(up: Callable[[], TestProcess], tmp_path: Path) -> None:
+    """From any folder, in which it leaves only what it was asked for; what the processes log is in files."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    make_sample(folder / "scan.pdf", pages=2, dpi=150)
+    process = up()
+    assert process.log.strip().splitlines()[-1].startswith("web: ")
+
+    done = _submit(folder, "scan.pdf", "--watch", "--out", "out.pdf")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Completed: 2 of 2 pages in ")
+    assert {path.name for path in folder.iterdir()} == {"scan.pdf", "out.pdf"}
+
+    (folder / "letter.pdf").write_text("Dear all,")
+    refused = _submit(folder, "letter.pdf", "--watch")
+    assert (refused.returncode, refused.stderr.strip()) == (3, "This is not a PDF file.")
+    assert _submit(folder, "scan.pdf", "--dpi", "9").returncode == 2
+
+    (address,) = re.findall(r"^web: (http://127\.0\.0\.1:\d+)/", process.log, re.MULTILINE)
+    stranger = _submit(folder, "scan.pdf", "--url", address, "--key", "not-a-key-of-it", "--watch")
+    assert stranger.returncode == 1
+    assert "does not know the key" in stranger.stderr
+
+    assert "Traceback" not in process.log + done.stdout
+    assert process.log.strip().splitlines()[-1].startswith("web: ")
+    assert process.stop(60) == 0
+    alone = _submit(folder, "scan.pdf", "--watch")
+    assert alone.returncode == 1
+    assert alone.stderr.startswith("No service runs here.")
+    assert "python -m tasks up" in alone.stderr
+    assert {path.name for path in folder.iterdir()} == {"scan.pdf", "out.pdf", "letter.pdf"}
 
 
 def test_nothing_outlives_an_up_that_is_killed(up: Callable[[], TestProcess]) -> None:
@@ -303,7 +345,9 @@ def test_ocr_tells_each_step_and_writes_both_files(tmp_path: Path) -> None:
     done = _ocr(source, out, "--text", text, "--workers", 2, "--chunk-pages", 1)
     assert done.returncode == 0, done.stderr
     *lines, summary = done.stdout.splitlines()
-    assert lines == [*(f"Processing chunk {number}/3" for number in range(4)), "Merging OCR results"]
+    assert lines[:2] == ["Checking", "Starting redis (queue and live stream)"]
+    first = lines.index("Processing chunk 0/3")
+    assert lines[first:] == [*(f"Processing chunk {number}/3" for number in range(4)), "Merging OCR results"]
     assert summary.startswith("Completed: 3 of 3 pages in ")
     assert out.read_bytes().startswith(b"%PDF")
     assert "Page 3 of the sample record" in text.read_text()

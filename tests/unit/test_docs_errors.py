@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.options import DPI, OPTIONS
+from tasks.options import OPTIONS
 from tasks.page_results import REASONS, PageStatus
 from tasks.pdf.preflight import REFUSALS
+from tasks.settings import DPI
 from web.job_pages import _NOT_THERE
 
 ROOT = Path(__file__).parents[2]

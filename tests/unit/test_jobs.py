@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 from celery_progress_ext import PIPELINE_STAGES, ChunkProgress, JobSnapshot, JobStatus
 from celery_progress_ext.eta import Eta
-from celery_progress_ext.jobs import ACTIVE, EVENT_NAMES, JOB_TRANSITIONS, RETRYABLE, TERMINAL, ChunkFailure, FinishTime
+from celery_progress_ext.jobs import (
+    ACTIVE,
+    EVENT_NAMES,
+    JOB_TRANSITIONS,
+    RETRYABLE,
+    TERMINAL,
+    ChunkFailure,
+    FinishTime,
+    PageShortfall,
+    StalledChunk,
+)
 from celery_progress_ext.stages import StageName, earlier, stage
+from celery_progress_ext.waiting import Waiting
 from celery_progress_ext.wording import moment
 
 
@@ -92,3 +104,21 @@ def test_a_failure_on_the_wire_is_named_to_a_person() -> None:
         "page_end": 125,
         "message": "Chunk 5 (pages 101-125) failed: timeout",
     }
+
+
+def test_a_snapshot_can_be_read_back_from_the_wire() -> None:
+    """With everything in it; keys that are added later are left."""
+    snapshot = _snapshot(
+        eta=FinishTime.of(Eta(finish_at=100.0, earliest=90.0, latest=120.5)),
+        waiting=Waiting(reason="It waits for a free worker.", since=moment(50.0), jobs_before=2, pages_before=900),
+        work_pct=31.4,
+        failures=(
+            ChunkFailure(chunk_index=4, page_start=101, page_end=125, error="Document AI timeout"),
+            PageShortfall(chunk_index=5, page=130, message="Page 130 could not be rendered."),
+        ),
+        stalled=(StalledChunk(chunk_index=1, page_start=26, page_end=50, seconds=40.0, reason="it is alive"),),
+        title="scan.pdf",
+        finished_at=moment(130.25),
+    )
+    wire = json.loads(json.dumps({**snapshot.to_dict(), "new": 1}))
+    assert JobSnapshot.from_dict(wire) == snapshot

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from celery_progress_ext.exceptions import InvalidSetting
+from tasks.environment import check
 from tasks.settings import ServiceSettings
+from tests.support.processes import ROOT
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -42,6 +48,12 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     [
         ("OCR_DPI", "many"),
         ("OCR_DPI", "0"),
+        ("OCR_DPI", "71"),
+        ("OCR_DPI", "1e2"),
+        ("OCR_ENGINE", "abbyy"),
+        ("OCR_PAGE_TIMEOUT", "nan"),
+        ("OCR_PAGE_TIMEOUT", "soon"),
+        ("CELERY_BROKER_URL", "localhost"),
         ("OCR_MODE", "maybe"),
         ("MAX_UPLOAD_MB", "-1"),
         ("PROGRESS_API_KEYS", "secret"),
@@ -65,3 +77,30 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
     """At the start, not when the first document comes."""
     with pytest.raises(InvalidSetting, match=name):
         ServiceSettings.read({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PROGRESS_LEASE_SECONDS", "abc", "progress_lease_seconds must be a number"),
+        ("PROGRESS_DATABASE_URL", "progress.db", "progress_database_url is no URL"),
+        ("PROGRESS_REDIS_URL", "localhost", "progress_redis_url must be a URL"),
+        ("PROGRESS_FILES_GROUP", "no-such-group", "no group 'no-such-group'"),
+        ("CELERY_BROKER_URL", "carrier://pigeon", "no transport 'carrier'"),
+        ("DOCUMENTS_URL", "shelf://3", "nothing here reads shelf://"),
+        ("OCR_LANGUAGE", "xx", "OCR_LANGUAGE: 'xx' is no language of Tesseract"),
+    ],
+)
+def test_what_a_setting_names_must_be_there(name: str, value: str, words: str) -> None:
+    """The library's settings too."""
+    with pytest.raises(InvalidSetting, match=words):
+        check({name: value})
+
+
+@pytest.mark.parametrize("command", [["-m", "tasks", "migrate"], ["-m", "celery", "-A", "tasks.celery_app", "report"]])
+def test_a_command_says_it_in_one_sentence(command: list[str]) -> None:
+    """No traceback, whichever program it is."""
+    env = {**os.environ, "OCR_DPI": "abc"}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.strip() == "OCR_DPI must be a whole number from 72 to 600, not 'abc'."
