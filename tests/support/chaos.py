@@ -33,6 +33,8 @@ _RABBITMQ = frozenset(name for name, setting in SETTINGS.items() if setting.brok
 ACTORS = ("worker1", "worker2", "beat", "web", "redis", "database", "rabbit")
 #: Whose way to Redis, RabbitMQ or the database can be cut or stalled alone.
 CLIENTS = ("worker1", "worker2", "beat", "web", "publisher")
+#: The deeds of a way rather than of its server.
+ON_THE_WAY = frozenset({"cut", "stall", "deafen"})
 #: Seconds without a fault of the same actor, from the end of one to the next.
 PAUSE = (2.5, 8.0)
 #: Nothing is struck before the first jobs are under way. Seconds.
@@ -72,10 +74,16 @@ DEEDS: tuple[Deed, ...] = (
     Deed(actor="redis", name="flush", hold=(0.0, 0.0)),
     Deed(actor="redis", name="cut", hold=(0.2, 3.0)),
     Deed(actor="redis", name="stall", hold=(0.5, 2 * LEASE)),
+    # what it was asked to do is done, and the answer lost: a message that was taken, a script that ran
+    Deed(actor="redis", name="deafen", hold=(0.2, 2.0)),
+    # out of memory: it reads, and refuses to write
+    Deed(actor="redis", name="fill", hold=(0.5, 2 * LEASE)),
     # another connection holds SQLite's write lock
     Deed(actor="database", name="lock", hold=(0.5, 2 * LEASE), settings=EVERYWHERE - _POSTGRES),
     Deed(actor="database", name="cut", hold=(0.2, 3.0), settings=_POSTGRES),
     Deed(actor="database", name="stall", hold=(0.5, 2 * LEASE), settings=_POSTGRES),
+    # a COMMIT that took effect, and nobody knows
+    Deed(actor="database", name="deafen", hold=(0.2, 2.0), settings=_POSTGRES),
     # kill -9 of PostgreSQL: what was committed without waiting for the disk may be gone
     Deed(actor="database", name="kill", hold=(0.0, 2.0), settings=_POSTGRES),
     Deed(actor="database", name="stop", hold=(0.0, 1.0), settings=_POSTGRES),
@@ -85,6 +93,7 @@ DEEDS: tuple[Deed, ...] = (
     Deed(actor="rabbit", name="stop", hold=(0.0, 1.0), settings=_RABBITMQ),
     Deed(actor="rabbit", name="cut", hold=(0.2, 3.0), settings=_RABBITMQ),
     Deed(actor="rabbit", name="stall", hold=(0.5, 2 * LEASE), settings=_RABBITMQ),
+    Deed(actor="rabbit", name="deafen", hold=(0.2, 2.0), settings=_RABBITMQ),
 )
 
 
@@ -121,7 +130,7 @@ def schedule(seed: int, seconds: float, setting: str = "sqlite") -> list[Step]:
             deed = random.choice(deeds)
             hold = random.uniform(*deed.hold)
             # Half of the outages strike one client alone, which is then wrong about the others.
-            whom = random.choice(("all",) * len(CLIENTS) + CLIENTS) if deed.name in ("cut", "stall") else "all"
+            whom = random.choice(("all",) * len(CLIENTS) + CLIENTS) if deed.name in ON_THE_WAY else "all"
             if at + hold > seconds:
                 break
             steps.append(
@@ -153,6 +162,9 @@ class JobPlan:
 
     :ivar cancel_after: a person cancels it so many seconds after it was published.
     :ivar retry: a person presses retry when it has ended PARTIAL.
+    :ivar presses: a person cancels it, retries it, cancels it again, and so on, each after so many more seconds; the
+        last is a retry.
+    :ivar publish_seconds: what publishing one message takes.
     """
 
     name: str
@@ -161,6 +173,8 @@ class JobPlan:
     chunks: tuple[ChunkPlan, ...]
     cancel_after: float | None = None
     retry: bool = False
+    presses: tuple[float, ...] = ()
+    publish_seconds: float = 0.0
 
     @property
     def doomed(self) -> frozenset[int]:
@@ -169,7 +183,7 @@ class JobPlan:
 
 
 #: Every run has one of each, in this order, and then again.
-KINDS = ("plain", "failing", "repeating", "cancelled", "retried")
+KINDS = ("plain", "failing", "repeating", "cancelled", "retried", "pressed", "slow")
 #: The deed of a few of a kind's chunks, and whether it is done once.
 _ODD: dict[str, tuple[str, bool]] = {
     "failing": ("fail", False),
@@ -207,6 +221,9 @@ def _job(random: Random, number: int, *, at: float, kind: str) -> JobPlan:
         chunks=tuple(chunks),
         cancel_after=round(random.uniform(1.0, 6.0), 2) if kind == "cancelled" else None,
         retry=kind == "retried",
+        presses=tuple(round(random.uniform(0.0, 2.5), 2) for _ in range(4)) if kind == "pressed" else (),
+        # The whole header takes longer than a lease.
+        publish_seconds=round(1.5 * LEASE / len(chunks), 3) if kind == "slow" else 0.0,
     )
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from celery.signals import before_task_publish
+
 from celery_progress_ext import JobSnapshot, JobStatus, tracked_chord
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.jobs import TERMINAL_EVENTS
@@ -28,6 +30,15 @@ PAGES = 5
 MATTER = "m"
 #: A reader reconnects, and a person tries again, after so long. Seconds.
 AGAIN = 0.3
+
+
+#: What publishing one message takes the thread that publishes it. Seconds.
+_slow = threading.local()
+
+
+@before_task_publish.connect(weak=False)
+def _take_time(**_: Any) -> None:
+    time.sleep(getattr(_slow, "seconds", 0.0))
 
 
 class Stopped(Exception):
@@ -73,7 +84,9 @@ class Run:
         """Publish it in time, and do what its plan says a person does to it."""
         try:
             self.stop.wait(max(0.0, start + self.plan.at - time.monotonic()))
+            _slow.seconds = self.plan.publish_seconds
             self._publish()
+            _slow.seconds = 0.0
             if self.job is not None:
                 self._act(self.job)
         except Stopped:
@@ -144,6 +157,9 @@ class Run:
             self.stop.wait(self.plan.cancel_after)
             self._press(job.cancel)
             self.cancelled = True
+        for number, pause in enumerate(self.plan.presses):
+            self.stop.wait(pause)
+            self._press(job.retry_failed if number % 2 else job.cancel)
         if self.plan.retry:
             while not self._until_answered(job.snapshot).status.terminal:
                 self._pause()

@@ -23,7 +23,7 @@ import psutil
 import redis
 
 from tasks.embedded.servers import PostgresServer, RedisServer, ServerFailed, free_port
-from tests.support.chaos import CLIENTS, SETTINGS, Step
+from tests.support.chaos import CLIENTS, ON_THE_WAY, SETTINGS, Step
 from tests.support.chords import environment
 from tests.support.faultproxy import FaultProxy
 from tests.support.processes import BeatProcess, TestProcess, WorkerProcess
@@ -173,9 +173,9 @@ class Stage:
         if step.actor in self._struck:
             return False
         self._struck[step.actor] = step, time.monotonic()
-        if step.deed in ("cut", "stall"):
+        if step.deed in ON_THE_WAY:
             for way in self._ways_of(step):
-                way.down() if step.deed == "cut" else way.stall()
+                {"cut": way.down, "stall": way.stall, "deafen": way.deafen}[step.deed]()
         elif step.actor in self._processes:
             self._strike(self._processes[step.actor], step)
         elif step.deed == "lock":
@@ -183,6 +183,8 @@ class Stage:
             # A frozen process may hold the lock already, and is not thawed before this returns: as good as ours.
             with contextlib.suppress(sqlite3.OperationalError):
                 self._lock.execute("BEGIN IMMEDIATE")
+        elif step.deed == "fill":
+            self._limit_memory(1)
         elif step.deed == "flush":
             with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
                 client.flushall()
@@ -197,9 +199,11 @@ class Stage:
         """Put back what :meth:`_do` did; False where it has to be asked again."""
         if self._struck.get(step.actor, (None,))[0] is not step:
             return False
-        if step.deed in ("cut", "stall"):
+        if step.deed in ON_THE_WAY:
             for way in self._ways_of(step):
                 way.up()
+        elif step.deed == "fill":
+            self._limit_memory(0)
         elif step.actor in self._processes:
             return self._put_back(self._processes[step.actor], step)
         elif step.deed == "lock":
@@ -279,6 +283,11 @@ class Stage:
         server = self._redis if actor == "redis" else self._postgres
         assert server is not None
         return server
+
+    def _limit_memory(self, size: int) -> None:
+        """Bytes that Redis may take; 0 for as many as it likes."""
+        with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
+            client.config_set("maxmemory", size)
 
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None

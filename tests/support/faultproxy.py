@@ -19,6 +19,7 @@ class _Mode(enum.Enum):
     UP = "pass everything on"
     DOWN = "reset whoever connects"
     STALLED = "accept, pass nothing on"
+    DEAF = "pass on what is asked, drop what is answered"
 
 
 class FaultProxy:
@@ -57,7 +58,9 @@ class FaultProxy:
         return parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self.port}").geturl()
 
     def up(self) -> None:
-        """Pass everything on again."""
+        """Pass everything on again; a connection that lost an answer is reset."""
+        if self._mode is _Mode.DEAF:
+            self.cut()
         self._mode, self._latency, self._reset_at = _Mode.UP, 0.0, None
         self._flowing.set()
 
@@ -71,6 +74,10 @@ class FaultProxy:
         """Keep every connection open, and silent."""
         self._mode = _Mode.STALLED
         self._flowing.clear()
+
+    def deafen(self) -> None:
+        """Let the server do what it is asked to, and lose its answers: a COMMIT that took effect, and nobody knows."""
+        self._mode = _Mode.DEAF
 
     def slow(self, seconds: float) -> None:
         """Hold back every read by so long."""
@@ -126,15 +133,17 @@ class FaultProxy:
                 sock.settimeout(None)
             with self._lock:
                 self._connections.add((client, server))
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+            for source, target, answers in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, target, answers), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
             while chunk := source.recv(65536):
                 if self._latency:
                     self._closed.wait(self._latency)
                 self._flowing.wait()
+                if answers and self._mode is _Mode.DEAF:
+                    continue
                 if self._reset_at is not None and self.passed + len(chunk) > self._reset_at:
                     self._reset_at = None
                     self.cut()
