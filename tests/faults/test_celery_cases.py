@@ -17,11 +17,12 @@ import pytest
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.tracked_job import TrackedJob
-from tests.support import fault_points
+from tests.support import fault_points, sql
 from tests.support.chord_app import LEASE, TICK
 from tests.support.chords import Bench, environment, follow
 from tests.support.fault_points import CLAIMED, KILLED, PUBLISHED, PUBLISHING, STORED, TOLD, WAITING
 from tests.support.processes import ROOT, WorkerProcess
+from tests.support.sql import execute
 from tests.support.waiting import wait_for
 
 Workers = Callable[..., WorkerProcess]
@@ -302,6 +303,21 @@ def test_f17_a_child_killed_in_the_body(chords: Bench, worker: Workers) -> None:
     job = chords.chord([chords.work(0)], chords.merge(seconds=0.5, do="die", once=chords.once())).apply_async()
     chords.start_worker(worker)
     chords.assert_healed(job, total=1, story=["merge_started", "merge_started", "job_completed"])
+
+
+@pytest.mark.parametrize("die", ["before", "after"])
+def test_f17_a_body_killed_around_the_commit_of_its_own_transaction(chords: Bench, worker: Workers, die: str) -> None:
+    """Its effect and the end of the job are one: both are there once, with the result, on whichever side it dies."""
+    chords.progress.database.write(lambda conn: execute(conn, "CREATE TABLE effects (number INTEGER)"))
+    body = chords.app.signature("merge_in_transaction", args=(die, chords.once()))
+    job = chords.chord([chords.work(3), chords.work(4)], body).apply_async()
+    chords.start_worker(worker)
+    assert follow(job)[-1].status is JobStatus.COMPLETED
+    assert job.get(timeout=30) == 7
+    assert sql.rows(chords.progress.database, "SELECT number FROM effects") == [{"number": 1}]
+    ends = [event for event in chords.events(job) if event in ("merge_started", "job_completed")]
+    assert ends == ["merge_started"] * (2 if die == "before" else 1) + ["job_completed"]
+    assert chords.progress.audit() == []
 
 
 @pytest.mark.parametrize("settings", [{}, EARLY_ACK], ids=["late_ack", "early_ack"])

@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, Reject
 
 from celery_progress_ext import CeleryProgress, tracked_chord
 from tests.support import fault_points
+from tests.support.sql import execute
 
 #: Short enough that a fault is healed within a test, long enough for a loaded machine.
 LEASE, TICK = 2.0, 0.5
@@ -69,6 +70,19 @@ def make_app(environ: Mapping[str, str]) -> Celery:
             _DEEDS[do](self)
         with Path(path).open("a") as out:
             out.write(f"{self.request.id} {sorted(results)}\n")
+        return sum(results)
+
+    @app.task(bind=True, name="merge_in_transaction", shared=False)  # type: ignore[untyped-decorator]
+    def merge_in_transaction(self: Any, results: list[int], die: str, once: str) -> int:
+        """Take effect in the database, together with the end of the job; die ``before`` or ``after`` the commit."""
+        with progress.database.engine.connect() as connection:
+            with connection.begin():
+                execute(connection, "INSERT INTO effects VALUES (1)")
+                progress.finish(self, result=sum(results), connection=connection)
+                if die == "before" and _first_time(once):
+                    _die(self)
+            if die == "after" and _first_time(once):
+                _die(self)
         return sum(results)
 
     @app.task(name="note", shared=False)  # type: ignore[untyped-decorator]
