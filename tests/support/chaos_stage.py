@@ -107,7 +107,14 @@ class Stage:
             # No chunk is given up here: that would be right, and a matter of luck.
             "PROGRESS_MAX_ATTEMPTS": "1000",
             "CHAOS_VISIBILITY_SECONDS": str(self._visibility),
+            "CHAOS_TICKS": str(self.folder / "ticks"),
         }
+
+    @property
+    def ticks(self) -> int:
+        """How many ticks ran to their end so far."""
+        path = self.folder / "ticks"
+        return path.stat().st_size if path.exists() else 0
 
     def start(self) -> None:
         """Start what is struck later."""
