@@ -25,7 +25,7 @@ from tasks.page_deaths import PageDeaths
 from tasks.page_store import PageStore
 
 #: The files of a result, in the order they are published: who sees the PDF can count on the others.
-OUTPUT_SUFFIXES = ("json", "txt", "pdf")
+OUTPUT_SUFFIXES = ("json", "txt", "hocr", "pdf")
 
 
 class DocumentStore:

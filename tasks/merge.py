@@ -1,4 +1,4 @@
-"""Page results to the three outputs: a searchable PDF, the text, and the words with all that is known about them.
+"""Page results to the outputs: a searchable PDF, the text, hOCR, and the words with all that is known about them.
 
 Results are read as they come and passed on, so that a document of thousands of pages takes no more memory here than
 one of ten. The PDF is made by ``tasks.pdf.graft`` in a process that may die.
@@ -15,6 +15,8 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import IO, Any
 
+from tasks import hocr
+from tasks.documents import OUTPUT_SUFFIXES
 from tasks.engines import Word
 from tasks.page_results import PageResult, PageStatus, page_ranges
 from tasks.pdf import sandbox
@@ -39,7 +41,8 @@ def merge(
 ) -> Mapping[str, Path]:
     """Write the outputs into ``folder``; the answer is where each suffix is.
 
-    ``txt`` has a form feed between pages, so that page n is the n-th part, whatever is missing. ``json`` is one
+    ``txt`` has a form feed between pages, so that page n is the n-th part, whatever is missing; ``hocr`` has a page for
+    each. ``json`` is one
     object: ``document_id``, ``pages_total``, ``word_fields``, ``pages`` (each with ``words`` in that order of
     fields), and at its end ``unreadable``, ``without_text_layer`` and ``missing`` (ranges, both ends inclusive).
 
@@ -47,20 +50,24 @@ def merge(
     :param timeout: seconds for all of it.
     :raises MergeFailed: when the PDF cannot be made, or no page of the document could be read.
     """
-    outputs = {suffix: folder / f"result.{suffix}" for suffix in ("json", "txt", "pdf")}
+    outputs = {suffix: folder / f"result.{suffix}" for suffix in OUTPUT_SUFFIXES}
     unreadable: list[dict[str, Any]] = []
     seen: list[int] = []
     legible = 0
     with (
         outputs["txt"].open("w", encoding="utf-8", newline="\n") as text,
         outputs["json"].open("w", encoding="utf-8") as record,
+        outputs["hocr"].open("w", encoding="utf-8", newline="\n") as marked_up,
         _grafting(original, outputs["pdf"], timeout, memory_bytes) as grafting,
     ):
         head = {"document_id": document_id, "pages_total": pages, "word_fields": [field.name for field in fields(Word)]}
         record.write(json.dumps(head)[:-1] + ', "pages": [')
+        marked_up.write(hocr.head(document_id, pages))
         for result in results:
             last = seen[-1] if seen else 0
             text.write("\f" * (result.page - max(last, 1)) + result.text)
+            marked_up.writelines(map(hocr.empty_page, range(last + 1, result.page)))
+            marked_up.write(hocr.page(result))
             record.write((",\n" if seen else "\n") + json.dumps(_described(result), ensure_ascii=False))
             grafting.add(result)
             seen.append(result.page)
@@ -71,6 +78,8 @@ def merge(
             first = f" {unreadable[0]['message']}" if unreadable else ""
             raise MergeFailed(f"No page of this document could be read.{first}")
         text.write("\f" * (pages - max(seen[-1] if seen else 0, 1)) + "\n")
+        marked_up.writelines(map(hocr.empty_page, range((seen[-1] if seen else 0) + 1, pages + 1)))
+        marked_up.write(hocr.TAIL)
         tail = {
             "unreadable": unreadable,
             "without_text_layer": grafting.finish(),

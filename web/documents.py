@@ -156,5 +156,6 @@ def links(job_id: str) -> dict[str, str]:
         "result": f"{job}/result.pdf",
         "text": f"{job}/result.txt",
         "json": f"{job}/result.json",
+        "hocr": f"{job}/result.hocr",
         "partial": f"{job}/result.pdf?partial=1",
     }

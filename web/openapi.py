@@ -18,6 +18,7 @@ from tasks.engines import ENGINES
 from tasks.keys import Role
 from tasks.page_results import PageStatus
 from tasks.settings import CHUNK_PAGES, DPI, MODES
+from web.results import MIME_TYPES
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -242,7 +243,7 @@ _TEXT_SCHEMA: Schema = {"schema": {"type": "string"}}
 _TEXT = {"description": "Text.", "content": {"text/plain; charset=utf-8": {"schema": {"type": "string"}}}}
 _BINARY = {
     "description": "The file, or a part of it.",
-    "content": {kind: _file(kind) for kind in ("application/pdf", "text/plain; charset=utf-8", "application/json")},
+    "content": {kind: _file(kind) for kind in MIME_TYPES.values()},
 }
 
 PATHS: dict[str, Schema] = {

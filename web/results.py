@@ -31,7 +31,12 @@ PARTIALS, PARTIAL_WAIT = 1, 20.0
 
 #: What can be had, and as what it is served.
 MIME_TYPES: Mapping[str, str] = MappingProxyType(
-    {"pdf": "application/pdf", "txt": "text/plain; charset=utf-8", "json": "application/json"}
+    {
+        "pdf": "application/pdf",
+        "txt": "text/plain; charset=utf-8",
+        "json": "application/json",
+        "hocr": "text/vnd.hocr+html; charset=utf-8",
+    }
 )
 
 _NOT_READY: Mapping[JobStatus, str] = MappingProxyType(
@@ -62,7 +67,7 @@ def download(job_id: str, suffix: str) -> Response:
     ``result.pdf?partial=1`` is the PDF of what is there meanwhile; 409 while that is nothing.
     """
     if suffix not in MIME_TYPES:
-        raise Problem(404, "not-found", "Results are result.pdf, result.txt and result.json.")
+        raise Problem(404, "not-found", "Results are result.pdf, result.txt, result.hocr and result.json.")
     snapshot = readable_job(job_id)
     if snapshot.status in _NOT_READY:
         if suffix == "pdf" and request.args.get("partial", "") in ("1", "true"):

@@ -51,6 +51,7 @@ def graft(original: Path, out: Path, pages: Iterable[PageResult]) -> list[int]:
             refused = [result.page for result in pages if not _add_layer(pdf, result, font)]
             count = len(pdf.pages)
             allow_cpu(_SAVE_SECONDS)
+            pikepdf.settings.set_flate_compression_level(9)
             # The same file from the same results, whichever attempt made it; an encrypted one is random by design.
             pdf.save(out, encryption=pdf.is_encrypted, deterministic_id=not pdf.is_encrypted)
     except (pikepdf.PdfError, OSError) as error:

@@ -42,22 +42,25 @@ def fit_lines(words: Sequence[Word]) -> list[Line]:
 def text_operators(words: Sequence[Word]) -> Iterator[str]:
     """The content of a layer in upright pixels, y upwards from the upper edge (so all of it lies below zero).
 
-    Its font is ``/F``, its rendering mode 3, invisible.
+    Its font is ``/F``, its rendering mode 3, invisible. It is most of what a searchable PDF grows by, so a line is
+    placed once, and its words by their distance in it, in whole pixels. The space behind a word is as wide as its
+    letters.
     """
     yield "BT 3 Tr"
     for line in fit_lines(words):
-        size = line.height
+        size = max(1, round(line.height))
         angle = math.atan(-line.slope)
         cos, sin = math.cos(angle), math.sin(angle)
-        yield f"/F {size:.3f} Tf"
+        before = line.words[0].x0
+        y = -(line.bottom + line.slope * before)
+        yield f"/F {size} Tf {cos:.5g} {sin:.4g} {-sin:.4g} {cos:.5g} {before} {y:.1f} Tm"
         for place, word in enumerate(line.words):
-            x, y = word.x0, -(line.bottom + line.slope * word.x0)
             codes = encode(word.text)
             stretch = _stretch((word.x1 - word.x0) / cos, len(codes) // 2, size)
-            yield f"{stretch:.3f} Tz {cos:.5f} {sin:.5f} {-sin:.5f} {cos:.5f} {x:.3f} {y:.3f} Tm <{codes.hex()}> Tj"
-            if place + 1 < len(line.words):
-                gap = max(1, line.words[place + 1].x0 - word.x1)
-                yield f"{_stretch(gap, 1, size):.3f} Tz <{_SPACE}> Tj"
+            move = f"{(word.x0 - before) / cos:.0f} 0 Td " if place else ""
+            space = _SPACE if place + 1 < len(line.words) else ""
+            yield f"{move}{stretch:.3g} Tz <{codes.hex()}{space}> Tj"
+            before = word.x0
     yield "ET"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pikepdf
+import pikepdf.pdfa
 import pypdfium2
 import pytest
 from pikepdf import Array, Dictionary, Name, OutlineItem
@@ -61,6 +62,27 @@ def test_text_of_any_script_comes_back_exactly(texts: tuple[str, ...], tmp_path:
     """The font holds no glyphs, so it holds them all."""
     graft(empty(tmp_path / "in.pdf"), tmp_path / "out.pdf", [recognised(line_of(*texts))])
     assert text_on(tmp_path / "out.pdf") == " ".join(texts)
+
+
+def test_an_archive_file_stays_one(tmp_path: Path) -> None:
+    """PDF/A-2b in, PDF/A-2b out: pikepdf judges by veraPDF's rules, and approves only what it knows to conform."""
+    with pikepdf.open(empty(tmp_path / "plain.pdf")) as pdf:
+        assert pikepdf.pdfa.save(pdf, tmp_path / "in.pdf", "2b").passed
+    graft(tmp_path / "in.pdf", tmp_path / "out.pdf", [recognised(line_of("Plain", "Straße", "漢字", "🙂"))])
+    report = pikepdf.pdfa.validate_written(tmp_path / "out.pdf", "2b")
+    assert [str(finding) for finding in report.findings] == []
+    assert report.passed
+
+
+def test_a_layer_takes_little(tmp_path: Path) -> None:
+    """A page of three hundred words grows by ten bytes for each."""
+    words = [word for line in range(40) for word in line_of(*[f"word{line}"] * 8, y=100 + 35 * line, line=line)]
+    path = empty(tmp_path / "in.pdf", pages=11)
+    sizes = []
+    for pages in (1, 11):
+        graft(path, tmp_path / "out.pdf", [recognised(words, page) for page in range(1, pages + 1)])
+        sizes.append((tmp_path / "out.pdf").stat().st_size)
+    assert (sizes[1] - sizes[0]) / 10 < 10 * len(words)
 
 
 def test_lines_come_back_as_lines(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pikepdf
 import pypdfium2
@@ -17,6 +18,7 @@ from tasks.merge import MergeFailed, merge
 from tasks.page_results import PageResult, PageStatus
 from tasks.pdf.geometry import Geometry
 
+XHTML = "{http://www.w3.org/1999/xhtml}"
 NewChildren = Callable[[], list[Any]]
 
 
@@ -62,6 +64,33 @@ def test_each_page_is_in_each_output(tmp_path: Path) -> None:
     assert record["word_fields"] == ["text", "x0", "y0", "x1", "y1", "confidence", "line"]
     with pypdfium2.PdfDocument(pdf) as opened:
         assert [page.get_textpage().get_text_range() for page in opened] == ["first page", "second"]
+
+
+def test_hocr_has_a_page_for_each_and_a_box_for_each_word(tmp_path: Path) -> None:
+    """Well-formed, whatever was read; a page that is missing keeps its place, and text of the file has no box."""
+    read = recognised(2, "a<b", "&", "\x01c")
+    kept = PageResult(page=3, status=PageStatus.KEPT, own_text='its "own"')
+    original = blank_pages(tmp_path / "in.pdf", 4)
+    outputs = merge(original, tmp_path, [read, kept], document_id="doc_1", pages=4, timeout=60)
+    body = ElementTree.parse(outputs["hocr"]).getroot().find(f"{XHTML}body")
+    assert body is not None
+    assert [(page.get("class"), page.get("title")) for page in body] == [
+        ("ocr_page", "bbox 0 0 0 0; ppageno 0"),
+        ("ocr_page", "bbox 0 0 1200 1600; ppageno 1; scan_res 144 144"),
+        ("ocr_page", "bbox 0 0 0 0; ppageno 2"),
+        ("ocr_page", "bbox 0 0 0 0; ppageno 3"),
+    ]
+    [line] = body[1]
+    assert (line.get("class"), line.get("title")) == ("ocr_line", "bbox 100 100 500 130")
+    assert [(word.get("title"), word.text) for word in line] == [
+        ("bbox 100 100 200 130; x_wconf 92", "a<b"),
+        ("bbox 250 100 350 130; x_wconf 92", "&"),
+        ("bbox 400 100 500 130; x_wconf 92", "\ufffdc"),
+    ]
+    assert {word.get("class") for word in line} == {"ocrx_word"}
+    assert [own.text for own in body[2]] == ['its "own"']
+    ids = [element.get("id") for element in body.iter() if element.get("id")]
+    assert len(ids) == len(set(ids)) == 8
 
 
 @pytest.mark.parametrize(
