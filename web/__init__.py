@@ -29,11 +29,13 @@ from web import (
     results,
     static_files,
     streams,
+    tokens,
     uploads,
 )
 from web.credentials import Credentials
 from web.key_ring import KeyRing
 from web.one_time import OneTime
+from web.service_tokens import ServiceTokens
 from web.session_secret import session_secret
 from web.throttle import SignInThrottle
 
@@ -65,13 +67,16 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
     secret = session_secret(settings, progress.database)
+    ring = KeyRing(
+        Credentials.from_keys(settings.api_keys, secret=secret, start_token=settings.start_token),
+        KeyTable(progress.database),
+    )
+    job_tokens = ServiceTokens(progress.settings.token_secrets or (secret,), ring)
     auth.install(
         app,
         auth.Door(
-            keys=KeyRing(
-                Credentials.from_keys(settings.api_keys, secret=secret, start_token=settings.start_token),
-                KeyTable(progress.database),
-            ),
+            keys=ring,
+            tokens=job_tokens,
             start_tokens=OneTime(progress.settings.redis_url),
             throttle=SignInThrottle(progress.settings.redis_url),
         ),
@@ -82,6 +87,7 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
         progress_events(
             progress,
             auth.authorize,
+            tokens=job_tokens,
             credential=auth.credential_id,
             max_streams=settings.max_streams,
             max_streams_per_address=settings.max_streams_per_address,
@@ -91,7 +97,7 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     job_pages.install(app, progress, store.pages)
     results.install(app, settings.documents_url, files_group=settings.files_group)
     documents.install(app, preflights=settings.max_preflights)
-    for blueprint in (jobs.blueprint, keys.blueprint, openapi.blueprint):
+    for blueprint in (jobs.blueprint, keys.blueprint, openapi.blueprint, tokens.blueprint):
         app.register_blueprint(blueprint, url_prefix="/api")
     health.install(app, progress, store)
     static_files.install(app)

@@ -11,11 +11,16 @@ from flask import Blueprint, Flask, Response, current_app, g, redirect, render_t
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.wrappers import Response as BaseResponse
 
+from celery_progress_ext.exceptions import InvalidToken
+from celery_progress_ext.sse.answers import Refused, Request
+from celery_progress_ext.sse.routes import ROUTES, check_opens, token_of
 from tasks.keys import Role
+from web import logs
 from web.credentials import START, Grant, bearer_key, same_origin, valid_matter_id
 from web.key_ring import KeyRing
 from web.one_time import OneTime
 from web.problems import Problem
+from web.service_tokens import ServiceTokens
 from web.throttle import RETRY_SECONDS, SignInThrottle
 
 log = structlog.get_logger(__name__)
@@ -35,6 +40,14 @@ _TOO_MANY = (
 _SESSION = timedelta(days=7)
 #: Nothing in it depends on who reads it.
 _OPEN = frozenset({"openapi.show", "progress_events.asset"})
+#: What a token may be brought to; each of them reads it, and asks it for the job or the matter.
+READ_WITH_TOKEN = frozenset(
+    {
+        "job_pages.index",
+        "job_pages.text",
+        *(f"progress_events.{route.name}" for route in ROUTES),
+    }
+)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -44,6 +57,7 @@ class Door:
 
     keys: KeyRing
     start_tokens: OneTime
+    tokens: ServiceTokens
     throttle: SignInThrottle
 
 
@@ -89,8 +103,25 @@ def authorize(matter_id: str, role: Role = Role.READ) -> None:
             "A matter is named by 1 to 64 letters, digits, dots, underscores and hyphens.",
         )
     if not grant.allows(matter_id):
-        log.info("access_refused", grant=grant.name, path=request.path)
+        log.info("access_refused", grant=grant.name, path=logs.path())
         raise Problem(403, "other-matter", "Your credential does not open this matter.")
+
+
+def authorize_reading(job_id: str, matter_id: str) -> None:
+    """Let the request read a job: with a token that opens it, else as :func:`authorize`.
+
+    :raises Problem: 401 or 403.
+    """
+    token = _token()
+    if token is None:
+        authorize(matter_id)
+        return
+    try:
+        check_opens(tokens().read(token), job_id=job_id, matter_id=matter_id)
+    except InvalidToken as error:
+        raise Problem(401, "token", str(error), headers=_CHALLENGE) from None
+    except Refused as refused:
+        raise Problem(refused.status, refused.kind, refused.detail) from None
 
 
 def require_grant(role: Role = Role.READ) -> Grant:
@@ -105,7 +136,7 @@ def require_grant(role: Role = Role.READ) -> Grant:
             raise Problem(503, "keys-unreadable", _UNREADABLE)
         raise Problem(401, "no-credential", _why_not(), headers=_CHALLENGE)
     if not grant.role.includes(role):
-        log.info("access_refused", grant=grant.name, path=request.path, role=grant.role.value)
+        log.info("access_refused", grant=grant.name, path=logs.path(), role=grant.role.value)
         raise Problem(403, "role", f"Your key has the role {grant.role.value}, and this needs the role {role.value}.")
     return grant
 
@@ -127,6 +158,11 @@ def current_grant() -> Grant | None:
 def key_ring() -> KeyRing:
     """The keys of this application."""
     return _door().keys
+
+
+def tokens() -> ServiceTokens:
+    """Makes and reads the tokens of this application."""
+    return _door().tokens
 
 
 def credential_id() -> str | None:
@@ -224,8 +260,20 @@ def _guard() -> None:
             sec_fetch_site=headers.get("Sec-Fetch-Site"), origin=headers.get("Origin"), host=request.host
         ):
             raise Problem(403, "other-origin", "This request came from another site and was refused.")
-    if request.path.startswith("/api/") and request.endpoint not in _OPEN:
+    if not request.path.startswith("/api/") or request.endpoint in _OPEN:
+        return
+    if request.method == "OPTIONS" and request.endpoint in READ_WITH_TOKEN:
+        return  # a browser that asks whether a page of another site may bring a token, without one
+    if _token() is None:
         require_grant()
+    elif request.endpoint not in READ_WITH_TOKEN:
+        raise Problem(403, "token-reads-only", "A token opens what a job's state is, its events and its pages.")
+
+
+def _token() -> str | None:
+    """The token that the request brings, in its address or as a bearer; not looked at yet."""
+    in_path = (request.view_args or {}).get("token")
+    return in_path if in_path is not None else token_of(Request(query=request.args, headers=request.headers))
 
 
 def _door() -> Door:

@@ -29,8 +29,8 @@ keepalive = 5
 graceful_timeout = 5
 # A worker that does not turn its loop for so long is replaced. Copying a large upload must fit into it.
 timeout = 120
-# %(U)s is the path alone: the start-up URL's query is a token.
-access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(L)s'
+# The path alone, as web/logs.py has it: a query or a path may have a token in it.
+access_log_format = '%(h)s "%(m)s %({progress.path}e)s" %(s)s %(B)s %(L)s'
 errorlog = "-"
 # A socket in the home directory would be shared by every instance of this user.
 control_socket_disable = True

@@ -9,7 +9,8 @@ from flask import Blueprint, Flask, Response, current_app, jsonify, request, url
 from celery_progress_ext import CeleryProgress, ChunkStatus
 from tasks.job_pages import JobPages
 from tasks.page_store import PageStore
-from web.jobs import readable_job
+from web.auth import authorize_reading
+from web.jobs import progress
 from web.numbers import number
 from web.problems import Problem
 
@@ -45,7 +46,7 @@ def index(job_id: str) -> Response:
     """What is known of each page behind ``after`` (0), in order; at most ``limit`` (200, up to 1000)."""
     after = number("after", default=0, least=0, most=10**9)
     limit = number("limit", default=_DEFAULT_PAGES, least=1, most=_MAX_PAGES)
-    readable_job(job_id)
+    authorize_reading(job_id, progress().jobs.snapshot(job_id).matter_id)
     rows = job_pages().listed(job_id, after=after, limit=limit)
     return jsonify([_with_link(job_id, row) for row in rows])
 
@@ -53,7 +54,7 @@ def index(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/pages/<page>.txt")
 def text(job_id: str, page: str) -> Response:
     """What a page says; 409 while it is not read, 404 where there is no such page."""
-    readable_job(job_id)
+    authorize_reading(job_id, progress().jobs.snapshot(job_id).matter_id)
     asked = int(page) if page.isascii() and page.isdigit() and len(page) < 10 else 0
     try:
         result = job_pages().result(job_id, asked)

@@ -58,12 +58,15 @@ class KeyRing:
             found = self._database.by_key(key)
         return found
 
+    def by_id(self, grant_id: str) -> Grant | None:
+        """The grant of an id; None once its key opens nothing any more."""
+        self._refresh()
+        return self.environment.by_id(grant_id) or self._database.by_id(grant_id)
+
     def by_session(self, grant_id: str, session_id: str) -> Grant | None:
         """The grant of a session; None once it was signed out, or its key opens nothing any more."""
-        self._refresh()
-        if session_id in self._ended:
-            return None
-        return self.environment.by_id(grant_id) or self._database.by_id(grant_id)
+        grant = self.by_id(grant_id)
+        return None if session_id in self._ended else grant
 
     def end_session(self, session_id: str, *, seconds: float) -> None:
         """Sign a session out, everywhere: here at once, in other processes within seconds.

@@ -6,7 +6,9 @@ Every line that a request causes, here or in a worker, has its ``request_id``: t
 from __future__ import annotations
 
 import logging
+import re
 import time
+from urllib.parse import quote
 
 import structlog
 from flask import Flask, Response, g, request
@@ -15,6 +17,10 @@ from tasks import request_ids
 
 log = structlog.get_logger(__name__)
 
+#: A token, where it stands in a path.
+_TOKEN = re.compile(r"prog_[^/]*")
+#: Where gunicorn's access log finds the path.
+PATH_VARIABLE = "progress.path"
 _OURS = ("web", "tasks", "celery_progress_ext")
 _QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
 
@@ -36,7 +42,13 @@ def install(app: Flask) -> None:
     app.after_request(_finish)
 
 
+def path() -> str:
+    """The request's path, without a token that stands in it."""
+    return _TOKEN.sub("prog_***", request.path)
+
+
 def _start() -> None:
+    request.environ[PATH_VARIABLE] = quote(path(), safe="/~:@!$&'()*+,;=")
     g.started = time.monotonic()
     g.request_id = request_ids.accepted(request.headers.get(request_ids.HTTP_HEADER))
     structlog.contextvars.bind_contextvars(**{request_ids.NAME: g.request_id})
@@ -46,13 +58,14 @@ def _finish(response: Response) -> Response:
     response.headers[request_ids.HTTP_HEADER] = g.request_id
     refused = response.status_code >= 400
     if refused or not request.path.startswith(_QUIET):
-        grant = g.get("grant")
+        grant, token = g.get("grant"), g.get("token")
+        holder = grant.name if grant is not None else f"token {token.id[:8]}" if token is not None else None
         log.info(
             "request",
             address=request.remote_addr,
-            credential=None if grant is None else grant.name,
+            credential=holder,
             method=request.method,
-            path=request.path,
+            path=path(),
             status=response.status_code,
             ms=round((time.monotonic() - g.started) * 1000),
         )

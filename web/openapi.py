@@ -19,6 +19,7 @@ from tasks.keys import Role
 from tasks.page_results import PageStatus
 from tasks.settings import CHUNK_PAGES, DPI, MODES
 from web.results import MIME_TYPES
+from web.tokens import MOST_SECONDS
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -145,6 +146,17 @@ _SCHEMAS: dict[str, Schema] = {
         ),
         "additionalProperties": False,
     },
+    "NewToken": {
+        **_object({}, {"expires_in": {"type": "number", "minimum": 1, "maximum": MOST_SECONDS}}),
+        "additionalProperties": False,
+    },
+    "Token": _object(
+        {
+            "token": {"type": "string"},
+            "expires_at": _TIME,
+            "links": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ),
     "Document": {
         **_object(
             {"file": {"type": "string", "format": "binary"}, "matter_id": _MATTER},
@@ -246,6 +258,16 @@ _BINARY = {
     "content": {kind: _file(kind) for kind in MIME_TYPES.values()},
 }
 
+
+def _new_token(summary: str, parameter: Schema, *problems: int) -> Schema:
+    return _operation(
+        summary,
+        _answers({201: _json(_ref("Token"))}, *_ALWAYS, 400, *problems),
+        parameter,
+        requestBody={"content": {"application/json": {"schema": _ref("NewToken")}}},
+    )
+
+
 PATHS: dict[str, Schema] = {
     "/api/documents": {
         "post": _operation(
@@ -290,6 +312,14 @@ PATHS: dict[str, Schema] = {
             "Follow a job.",
             {**_answers({200: _STREAM}, *_ALWAYS, 404), "204": {"description": "The client has the last event."}},
             _JOB,
+        )
+    },
+    "/api/jobs/{job_id}/tokens": {
+        "post": _new_token("Make a token that reads this job alone, for a while.", _JOB, 404)
+    },
+    "/api/matters/{matter_id}/tokens": {
+        "post": _new_token(
+            "Make a token that reads the jobs of this matter, for a while.", _parameter("path", "matter_id", _MATTER)
         )
     },
     "/api/matters/{matter_id}/jobs": {
@@ -437,13 +467,19 @@ def document() -> Schema:
             "version": version("celery-progress-ext"),
             "description": "Scans in, searchable PDFs out, with live progress. Errors are RFC 9457 documents.",
         },
-        "security": [{"key": []}, {"session": []}],
+        "security": [{"key": []}, {"session": []}, {"token": []}],
         "paths": PATHS,
         "components": {
             "schemas": _SCHEMAS,
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "cookie", "name": "progress_session"},
+                "token": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "Opens the state, the events and the pages of one job, or of one matter's.",
+                },
             },
         },
     }

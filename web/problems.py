@@ -13,6 +13,7 @@ from flask import Flask, Response, json, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from celery_progress_ext import exceptions
+from web import logs
 
 log = structlog.get_logger(__name__)
 
@@ -73,14 +74,14 @@ def _translate(kind: type[Exception]) -> Callable[[Exception], Response]:
 
     def answer(error: Exception) -> Response:
         if status >= 500:
-            log.error("request_failed", path=request.path, error=type(error).__name__, exc_info=error)
+            log.error("request_failed", path=logs.path(), error=type(error).__name__, exc_info=error)
         return _answer(Problem(status, slug, sentence or str(error)))
 
     return answer
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("request_failed", path=request.path, error=type(error).__name__, exc_info=error)
+    log.error("request_failed", path=logs.path(), error=type(error).__name__, exc_info=error)
     return _answer(Problem(500, "internal-error", _SENTENCES[500]))
 
 
@@ -115,7 +116,7 @@ def _document(problem: Problem) -> Response:
         "title": HTTPStatus(problem.code).phrase,
         "status": problem.code,
         "detail": problem.description,
-        "instance": request.path,
+        "instance": logs.path(),
         **problem.members,
     }
     return Response(json.dumps(members), mimetype="application/problem+json")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from flask import Flask, current_app
+from flask import Flask, Response, current_app, request
 
 from celery_progress_ext.sse.blueprint import ProgressEvents
+from web.auth import READ_WITH_TOKEN
 
 _EXTENSION = "web_events"
 
 
 def install(app: Flask, events: ProgressEvents) -> None:
-    """Serve ``/api/jobs/<job_id>/events`` and ``/api/matters/<matter_id>/events``."""
+    """Serve the library's routes of jobs and matters under ``/api``; what a token opens, other sites may read."""
     app.extensions[_EXTENSION] = events
     app.register_blueprint(events, url_prefix="/api")
+
+    def let_other_sites_read(response: Response) -> Response:
+        return events.add_cors_headers(response) if request.endpoint in READ_WITH_TOKEN else response
+
+    app.after_request(let_other_sites_read)
 
 
 def open_streams() -> int:

@@ -186,7 +186,7 @@ class ProgressEvents(ServerSentEventsBlueprint):
             view = partial(self._view, route)
             self.add_url_rule(route.spelled("<{}>"), route.name, view, methods=["GET", "OPTIONS"])
         # Also where the application refuses: a page of another site could not read why.
-        self.after_request(self._add_cors_headers)
+        self.after_request(self.add_cors_headers)
 
     @property
     def hub(self) -> Hub:
@@ -208,6 +208,12 @@ class ProgressEvents(ServerSentEventsBlueprint):
         """End all streams of this process, for a shutdown: clients reconnect elsewhere. May be called again."""
         self.readers.close()
 
+    def add_cors_headers(self, response: Response) -> Response:
+        """Let pages of the allowed origins read this answer; for further routes of an app that read tokens."""
+        for name, value in self.routes.cors_headers(_request()).items():
+            response.headers.setdefault(name, value)
+        return response
+
     def _view(self, route: Route, **parameters: str) -> Response:
         guarded = self.routes.open(route, _request(), **parameters)
         if guarded.matter_id is not None:
@@ -216,11 +222,6 @@ class ProgressEvents(ServerSentEventsBlueprint):
         if answer.stream is not None:
             return _streaming(self.readers, answer.stream, guarded.credential or self._credential())
         return _response(answer)
-
-    def _add_cors_headers(self, response: Response) -> Response:
-        for name, value in self.routes.cors_headers(_request()).items():
-            response.headers.setdefault(name, value)
-        return response
 
     def _fallback_redis_url(self) -> str | None:
         url: str | None = self._progress.settings.redis_url
