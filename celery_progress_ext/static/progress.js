@@ -161,6 +161,8 @@ class Connection {
   /** @type {State} */
   #state = null;
   #wake = () => this.#recheckSoon();
+  /** Back from the browser's cache of pages; each page is also shown once at its start. */
+  #shown = (event) => event.persisted && this.#recheckSoon();
   #sleep = () => this.#goOffline();
 
   /**
@@ -185,7 +187,7 @@ class Connection {
       if (this.#state !== "offline" && Date.now() - this.#heardAt > SILENCE_MS) this.#recheckSoon();
     }, SILENCE_MS / 3);
     addEventListener("online", this.#wake);
-    addEventListener("pageshow", this.#wake);
+    addEventListener("pageshow", this.#shown);
     addEventListener("offline", this.#sleep);
   }
 
@@ -195,9 +197,13 @@ class Connection {
     clearTimeout(this.#timer);
     clearInterval(this.#watchdog);
     removeEventListener("online", this.#wake);
-    removeEventListener("pageshow", this.#wake);
+    removeEventListener("pageshow", this.#shown);
     removeEventListener("offline", this.#sleep);
     this.#say("closed");
+  }
+
+  get #resting() {
+    return this.#closed || this.#state === "offline";
   }
 
   #listen() {
@@ -274,22 +280,22 @@ class Connection {
       return;
     }
     // A job that has ended meanwhile has closed us.
-    if (!this.#closed && this.#state !== "offline") this.#listen();
+    if (!this.#resting) this.#listen();
   }
 
   /** @param {AnswerError} error */
   async #missed(error) {
-    if (this.#closed || this.#state === "offline") return;
+    if (this.#resting) return;
     const { refresh, notFoundSeconds = 0 } = this.#callbacks;
     if (error.status === 401 && refresh && ++this.#refusals < MOST_REFUSALS) {
       try {
         this.#token = await refresh();
-        if (!this.#closed && this.#state !== "offline") this.#recheckLater(this.#refusals === 1 ? 0 : undefined);
+        if (!this.#resting) this.#recheckLater(this.#refusals === 1 ? 0 : undefined);
         return;
       } catch (failure) {
         error = failure;
       }
-      if (this.#closed || this.#state === "offline") return;
+      if (this.#resting) return;
     }
     const mayCome = error.status === 404 && !this.#found && Date.now() - this.#begunAt < notFoundSeconds * 1000;
     if (FINAL_STATUSES.has(error.status) && !mayCome) {
