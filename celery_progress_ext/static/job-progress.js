@@ -251,7 +251,7 @@ export class JobProgressElement extends HTMLElement {
     const changed = state !== this.#state;
     this.#state = state;
     if (this.getAttribute("state") !== state) this.setAttribute("state", state);
-    parts.name.textContent = this.getAttribute("label") || job?.title || job?.metadata?.filename || job?.document_id || "Job";
+    parts.name.textContent = this.getAttribute("label") || job?.title || String(job?.metadata?.filename || job?.document_id || "Job");
     parts.stage.textContent = this.#stageText();
     parts.percent.textContent = job ? `${job.progress_pct}%` : "";
     parts.fill.style.inlineSize = `${job?.progress_pct ?? 0}%`;
