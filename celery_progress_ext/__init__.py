@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__: str
 
 if TYPE_CHECKING:
-    from celery_progress_ext.canvas import tracked_chord
+    from celery_progress_ext.canvas import tracked_chord, tracked_group, tracked_task
     from celery_progress_ext.chunks import ChunkProgress, ChunkStatus, format_chunk_failure_message
     from celery_progress_ext.exceptions import (
         ChunkNotFound,
@@ -67,6 +67,8 @@ __all__ = [
     "format_chunk_failure_message",
     "jobs_forgotten",
     "tracked_chord",
+    "tracked_group",
+    "tracked_task",
 ]
 
 #: The module of each public name, imported when it is asked for: Celery imports this package in each of its commands
@@ -101,6 +103,8 @@ _MODULES = {
     "format_chunk_failure_message": "chunks",
     "jobs_forgotten": "signals",
     "tracked_chord": "canvas",
+    "tracked_group": "canvas",
+    "tracked_task": "canvas",
 }
 
 

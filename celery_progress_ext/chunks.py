@@ -1,4 +1,4 @@
-"""A chunk: a contiguous range of pages, worked on by one header task of the chord."""
+"""A chunk: a range of pages, or of any other unit, worked on by one task."""
 
 from __future__ import annotations
 
@@ -75,16 +75,20 @@ class ChunkProgress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """One chunk's range. ``index`` counts from 0; ``page_start`` and ``page_end`` from 1, both inclusive."""
+    """One chunk's range. ``index`` counts from 0; ``page_start`` and ``page_end`` as the user does, both inclusive.
+
+    :ivar size: how many units it has; None for as many as its range.
+    """
 
     index: int
     page_start: int
     page_end: int
+    size: int | None = None
 
     @property
     def pages(self) -> int:
-        """How many pages the chunk has."""
-        return self.page_end - self.page_start + 1
+        """How many units the chunk has."""
+        return self.page_end - self.page_start + 1 if self.size is None else self.size
 
 
 def percent(completed: int, total: int) -> int:
@@ -97,6 +101,19 @@ def format_chunk_failure_message(
 ) -> str:
     """Name a failed chunk to a person: ``Chunk 5 (pages 101-125) failed: Document AI timeout``.
 
-    ``chunk_index`` counts from 0, the message and the pages from 1.
+    ``chunk_index`` counts from 0, the message from 1, and the range as its user does.
     """
     return f"Chunk {chunk_index + 1} ({unit} {page_start}-{page_end}) failed: {error_message}"
+
+
+def failure_message(
+    chunk_index: int, page_start: int, page_end: int, error: str, *, unit: str, ranged: bool, alone: bool
+) -> str:
+    """:func:`format_chunk_failure_message` for any job: ``Chunk 5 failed: …`` where it has no range, and
+    ``The task failed: …`` where it is one task alone.
+    """
+    if alone:
+        return f"The task failed: {error}"
+    if not ranged:
+        return f"Chunk {chunk_index + 1} failed: {error}"
+    return format_chunk_failure_message(chunk_index, page_start, page_end, error, unit)

@@ -59,29 +59,29 @@ def migrate(extension: CeleryProgress) -> None:
 
 
 @_command(
-    click.option("--matter", help="Only this matter's jobs."),
+    click.option("--owner", "--matter", "owner", help="Only the jobs of this owner."),
     click.option("--limit", default=20, show_default=True, help="At most so many."),
     _as_json,
 )
-def list_(extension: CeleryProgress, matter: str | None, limit: int, as_json: bool) -> None:
+def list_(extension: CeleryProgress, owner: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs."""
     from rich.console import Console
     from rich.table import Table
 
-    snapshots = extension.jobs.list(matter, limit=limit)
+    snapshots = extension.jobs.list(owner=owner, limit=limit)
     if as_json:
         for snapshot in snapshots:
             click.echo(json.dumps(snapshot.to_dict(), ensure_ascii=False))
         return
-    table = Table("job", "matter", "status", "stage", "%", "pages", "finish", box=None)
+    table = Table("job", "owner", "status", "stage", "%", "done", "finish", box=None)
     for snapshot in snapshots:
         table.add_row(
             snapshot.job_id,
-            snapshot.matter_id,
+            snapshot.owner or "",
             snapshot.status,
             snapshot.stage,
             str(snapshot.progress_pct),
-            f"{snapshot.pages_done}/{snapshot.pages_total}",
+            f"{snapshot.pages_done}/{snapshot.pages_total} {snapshot.unit}",
             time_left(snapshot),
         )
     Console(width=None if Console().is_terminal else 200).print(table)

@@ -14,11 +14,11 @@ class ProgressError(Exception):
 
 
 class JobNotFound(ProgressError):
-    """There is no such job; it may have been removed by retention (progress_retention_days)."""
+    """There is no job with this id."""
 
 
 class ChunkNotFound(ProgressError):
-    """There is no such chunk; it may have been removed by retention (progress_retention_days)."""
+    """There is no chunk with this id."""
 
 
 class IllegalTransition(ProgressError):

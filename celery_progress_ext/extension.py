@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 from celery import Celery, Task, signals
+from celery.canvas import Signature
 
 from celery_progress_ext import canvas, context, ids
 from celery_progress_ext.broadcast import Broadcaster
@@ -179,24 +180,25 @@ class CeleryProgress:
         return Reporter(self.heartbeats)
 
     def report(self, task: Task, *, done: int, total: int | None = None) -> None:
-        """Report how many pages of a task's chunk (or of the merge) are done; cheap, call it after each page.
+        """Report how many units of a task's chunk (or of the merge) are done; cheap, call it after each.
 
         Outside a tracked job it does nothing, so a task can also be called by itself.
 
-        :param done: pages done in this run of the task. More than the chunk has count as all of them; fewer than before
-            take nothing back from the bar.
-        :param total: of how many. Where that is not the number of pages of the chunk's range, ``done`` of it is a share
-            of the chunk.
+        :param done: units (pages, rows) done in this run of the task. More than the chunk has count as all of them;
+            fewer than before take nothing back from the bar.
+        :param total: of how many. Where the job has neither ranges nor sizes, that is the chunk's size; where it has,
+            and says otherwise, ``done`` of it is a share of the chunk.
         :raises Superseded: a ``celery.exceptions.Ignore``, when the job was cancelled or another attempt took over;
             let it pass.
         """
         self._reporter.report(task, done=done, total=total)
 
     def reservation(self, task: Task, *, page: int, message: str) -> None:
-        """Report a page of a task's chunk that could not be wholly read (or done): the chunk may still succeed, and its
-        job ends PARTIAL and names the page. A retry runs the chunk again. Outside a tracked chunk it does nothing.
+        """Report a unit (a page, a row) of a task's chunk that could not be wholly read or done: the chunk may still
+        succeed, and its job ends PARTIAL and names it. A retry runs the chunk again. Outside a tracked chunk it does
+        nothing.
 
-        :param page: counted as the chunk's range is.
+        :param page: its number, as the chunk's range counts.
         :param message: a sentence for people, such as "Page 3 could not be rendered: …".
         :raises Superseded: as :meth:`report` does.
         """
@@ -233,6 +235,40 @@ class CeleryProgress:
             return 1
         job = lookups.job(self.database, found.job_id)
         return 1 if job is None else job.run
+
+    def track(
+        self,
+        task: Signature,
+        *,
+        owner: canvas.Id | None = None,
+        subject: canvas.Id | None = None,
+        size: int | None = None,
+        unit: str = "steps",
+        metadata: Mapping[str, Any] | None = None,
+        kind: str | None = None,
+        lane: str | None = None,
+    ) -> canvas.tracked_task:
+        """A single task as a job of its own: ``progress.track(task.s(…)).apply_async()`` gives its
+        :class:`TrackedJob`. What the task reports moves its bar, it is run again where it is lost, and its result is
+        the job's.
+
+        :param task: its signature.
+        :param size: how many units it has; else what it reports as the total.
+        :param unit: what is counted, in messages: "rows".
+        :raises InvalidCanvas: for a canvas, or arguments that are not JSON. The other parameters are those of
+            :class:`tracked_chord`.
+        """
+        return canvas.tracked_task(
+            [task],
+            owner=owner,
+            subject=subject,
+            sizes=None if size is None else [size],
+            unit=unit,
+            metadata=metadata,
+            kind=kind,
+            lane=lane,
+            app=self.app,
+        )
 
     def job(self, job_id: str, *, wait: float = 0.0) -> TrackedJob:
         """The handle of a job that was published before, here or elsewhere.

@@ -122,10 +122,12 @@ class HistoryReplay:
     on as if that event were true, so that one fault is reported once.
 
     :param total: how many chunks the job has.
+    :param has_body: whether a merge ends it; else it ends once every chunk is completed or failed.
     """
 
-    def __init__(self, *, total: int) -> None:
+    def __init__(self, *, total: int, has_body: bool = True) -> None:
         self._total = total
+        self._has_body = has_body
         self._chunks: dict[int, ReplayedChunk] = {}
         self._counts: Counter[ChunkStatus] = Counter()
         self._merging = False
@@ -195,6 +197,8 @@ class HistoryReplay:
             return self._broken_chunk_rule(event)
         if event.type in (EventType.MERGE_STARTED, EventType.BODY_DISPATCHED) and not self._settled:
             return "no merge before every chunk is completed or failed"
+        if event.type == EventType.MERGE_STARTED and not self._has_body:
+            return "no merge of a job without a body"
         if event.type == EventType.MERGE_STARTED and (event.attempt or 0) <= self.body_attempt:
             return f"a merge with an attempt above {self.body_attempt}"
         if event.type in _MERGED:
@@ -214,7 +218,9 @@ class HistoryReplay:
         return None if attempt == expected else f"attempt {expected}, not {attempt}"
 
     def _broken_end_rule(self, event: Event) -> str | None:
-        if not self._merging or event.attempt != self.body_attempt:
+        if not self._has_body and not self._settled:
+            return "no end before every chunk is completed or failed"
+        if self._has_body and (not self._merging or event.attempt != self.body_attempt):
             return "an end only by the newest merge of the run"
         failed = self._counts[ChunkStatus.FAILED]
         # One without a failed chunk may be PARTIAL all the same: pages that were not wholly read are no events.

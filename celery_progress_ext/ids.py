@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import uuid4
 
+from celery_progress_ext.exceptions import JobNotFound
+
 _PREFIX = "job_"
 
 
@@ -52,6 +54,20 @@ def body_task_id(job_id: str, dispatch: int) -> str:
     body's id, and ignores a later result (F22).
     """
     return f"{job_id}.b{dispatch}"
+
+
+def unknown(job_id: str) -> JobNotFound:
+    """The error for an id that no job has, with what may be the reason."""
+    said = f"There is no job {job_id!r}."
+    task = parse(job_id)
+    if task is not None and task.job_id != job_id:
+        return JobNotFound(f"{said} It is the id of a task of job {task.job_id!r}.")
+    if task is not None:
+        return JobNotFound(f"{said} Is progress_database_url that of the process that published it?")
+    return JobNotFound(
+        f"{said} Ids of jobs begin with {_PREFIX!r}: a job is what tracked_chord, tracked_group or progress.track"
+        " published, not any task."
+    )
 
 
 def parse(task_id: str | None) -> TaskId | None:

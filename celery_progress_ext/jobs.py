@@ -1,4 +1,4 @@
-"""A job: one run over one document. Its statuses, the transitions between them, and its snapshot."""
+"""A job: one run over one subject, such as a document. Its statuses, their transitions, and its snapshot."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Self
 
-from celery_progress_ext.chunks import ChunkProgress, format_chunk_failure_message
+from celery_progress_ext.chunks import ChunkProgress, failure_message
 from celery_progress_ext.display import as_html, as_rich, one_line
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.waiting import Waiting
 from celery_progress_ext.waiting import from_dict as waiting_from_dict
 from celery_progress_ext.waiting import to_dict as waiting_dict
 from celery_progress_ext.wording import moment
+
+
+class JobShape(StrEnum):
+    """What a job without a body was published as: it ends when its chunks are terminal."""
+
+    GROUP = "group"
+    TASK = "task"
 
 
 class JobStatus(StrEnum):
@@ -85,24 +92,49 @@ class ForgottenJob:
     """A job that retention has removed."""
 
     job_id: str
-    matter_id: str
-    document_id: str
+    matter_id: str | None
+    document_id: str | None
+
+    @property
+    def owner(self) -> str | None:
+        """The tenant; another name of ``matter_id``."""
+        return self.matter_id
+
+    @property
+    def subject(self) -> str | None:
+        """What was worked on; another name of ``document_id``."""
+        return self.document_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkFailure:
-    """A failed chunk, for a person. ``unit`` is what the range counts, pages unless the job says otherwise."""
+    """A failed chunk, for a person.
+
+    :ivar unit: what the range counts, pages unless the job says otherwise.
+    :ivar ranged: whether the message names the range.
+    :ivar alone: whether it is the only task of a job that is no chord.
+    """
 
     chunk_index: int
     page_start: int
     page_end: int
     error: str
     unit: str = "pages"
+    ranged: bool = True
+    alone: bool = False
 
     @property
     def message(self) -> str:
         """``Chunk 5 (pages 101-125) failed: …``."""
-        return format_chunk_failure_message(self.chunk_index, self.page_start, self.page_end, self.error, self.unit)
+        return failure_message(
+            self.chunk_index,
+            self.page_start,
+            self.page_end,
+            self.error,
+            unit=self.unit,
+            ranged=self.ranged,
+            alone=self.alone,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The failure as on the wire."""
@@ -172,8 +204,8 @@ class JobSnapshot:
     """The whole current truth about a job. Times are in UTC, on the database's clock."""
 
     job_id: str
-    matter_id: str
-    document_id: str
+    matter_id: str | None
+    document_id: str | None
     version: int
     status: JobStatus
     stage: str
@@ -197,6 +229,18 @@ class JobSnapshot:
     finished_at: datetime | None = None
     unit: str = "pages"
     title: str | None = None
+    #: Whether its chunks have ranges that a person can be given; else they are named by their numbers.
+    ranged: bool = True
+
+    @property
+    def owner(self) -> str | None:
+        """The tenant; another name of ``matter_id``. None for a job that only an unscoped credential may read."""
+        return self.matter_id
+
+    @property
+    def subject(self) -> str | None:
+        """What is worked on; another name of ``document_id``."""
+        return self.document_id
 
     @property
     def event(self) -> str:
@@ -221,6 +265,8 @@ class JobSnapshot:
             "matter_id": self.matter_id,
             "document_id": self.document_id,
             "title": self.title,
+            "owner": self.matter_id,
+            "subject": self.document_id,
             "version": self.version,
             "status": self.status.value,
             "stage": self.stage,
@@ -232,6 +278,7 @@ class JobSnapshot:
             "chunks": self.chunks.to_dict(),
             "pages": {"total": self.pages_total, "done": self.pages_done},
             "unit": self.unit,
+            "ranged": self.ranged,
             "eta": None
             if self.eta is None
             else {

@@ -63,7 +63,7 @@ class Operations:
             after = batch[-1].chunk.chunk_index
         self._publisher.unsent_chunks(job.id)
         if job.completed_chunks == job.total_chunks:
-            self._recording.bodies.send(job.id)
+            self._recording.bodies.settle(job)
 
     def _finished_before(self, chunk: ChunkRow) -> None:
         """Record a chunk that was in flight when the run before ended, and finished: it is not done again."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from celery_progress_ext import context
+from celery_progress_ext import context, ids
 from celery_progress_ext.chunks import ChunkProgress, percent
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, JobNotFound, ProgressError
@@ -77,13 +77,14 @@ class JobTrackingService(_Service):
         self,
         matter_id: str | None = None,
         *,
+        owner: str | None = None,
         limit: int = 50,
         active_only: bool = False,
         statuses: Collection[JobStatus] | None = None,
         search: str = "",
         before: tuple[datetime, str] | None = None,
     ) -> SnapshotList:
-        """Snapshots of a matter's jobs, or of all, newest first.
+        """Snapshots of an owner's jobs (``matter_id`` is another name of ``owner``), or of all, newest first.
 
         :param statuses: only jobs with one of these.
         :param search: only jobs whose title has each of these words in it, whatever its case and accents.
@@ -91,7 +92,12 @@ class JobTrackingService(_Service):
         """
         wanted = None if statuses is None else frozenset(statuses)
         return self._snapshots.find(
-            matter_id=matter_id, limit=limit, active_only=active_only, statuses=wanted, search=search, before=before
+            matter_id=matter_id or owner,
+            limit=limit,
+            active_only=active_only,
+            statuses=wanted,
+            search=search,
+            before=before,
         )
 
     def of_document(self, document_id: str) -> SnapshotList:
@@ -110,7 +116,7 @@ class JobTrackingService(_Service):
         """
         rows = lookups.chunk_list(self._database, job_id)
         if not rows and lookups.job(self._database, job_id) is None:
-            raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
+            raise ids.unknown(job_id)
         return rows
 
     def history(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Rows:
@@ -256,7 +262,7 @@ class ChunkProgressTracker:
             self._chunk_service = OCRChunkService()
         return self._chunk_service
 
-    async def update_chunk_progress(self, *, job_id: str | None, document_id: str, matter_id: str) -> None:
+    async def update_chunk_progress(self, *, job_id: str | None, document_id: str, matter_id: str | None) -> None:
         """Set the stage ``Processing chunk {completed}/{total}`` and the percent, and broadcast them."""
         if job_id is None:
             logger.warning("chunk_progress_skipped", reason="no job_id", document_id=document_id)

@@ -98,6 +98,7 @@ class Standing:
     :ivar merging: whether the merge has begun, and ``body_alive`` whether its worker gives signs of life.
     :ivar changed_at: when the job's row changed last.
     :ivar queue: where what is due next goes to, the chunks or the merge; None where it is not known.
+    :ivar merge_message: what the merge is called; None for "the merge".
     """
 
     now: float
@@ -112,6 +113,7 @@ class Standing:
     stuck_since: float | None = None
     queue: str | None = None
     unit: str = "pages"
+    merge_message: str | None = None
 
     @property
     def works(self) -> bool:
@@ -149,9 +151,20 @@ class _Circumstances:
         return _coarse(self.job.now - (self.roster.last_seen_at or self.job.now))
 
     @property
-    def documents(self) -> str:
+    def jobs_before(self) -> str:
         pages = "" if self.before.pages is None else f", {self.before.pages:,} {self.job.unit}"
-        return f"{counted(self.before.jobs, 'document')}{pages} before it"
+        # What has pages is a document.
+        return f"{counted(self.before.jobs, 'document' if self.job.unit == 'pages' else 'job')}{pages} before it"
+
+    @property
+    def merge_waits(self) -> str:
+        return f"{self.job.merge_message or 'The merge'} waits"
+
+    @property
+    def merge_is_silent(self) -> str:
+        said = self.job.merge_message
+        worker = "The merge's worker" if said is None else f"{said}: its worker"
+        return f"{worker} gives no sign of life; it will be started again."
 
 
 def _coarse(seconds: float) -> str:
@@ -164,7 +177,7 @@ _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances]
     (lambda its: its.nobody, lambda its: f"No worker has answered for {its.unanswered}.", False),
     (
         lambda its: its.job.merging,
-        lambda its: "The merge's worker gives no sign of life; it will be started again.",
+        lambda its: its.merge_is_silent,
         False,
     ),
     (
@@ -174,22 +187,22 @@ _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances]
     ),
     (
         lambda its: its.job.settled and its.unheard,
-        lambda its: f"The merge waits: no worker listens to queue {its.job.queue}.",
+        lambda its: f"{its.merge_waits}: no worker listens to queue {its.job.queue}.",
         False,
     ),
     (
         lambda its: its.job.settled and bool(its.before.jobs),
-        lambda its: f"The merge waits: {its.documents}.",
+        lambda its: f"{its.merge_waits}: {its.jobs_before}.",
         True,
     ),
-    (lambda its: its.job.settled, lambda its: "The merge waits for a free worker.", True),
+    (lambda its: its.job.settled, lambda its: f"{its.merge_waits} for a free worker.", True),
     (lambda its: its.unheard, lambda its: f"No worker listens to queue {its.job.queue}.", False),
     (
         lambda its: bool(its.job.silent),
         lambda its: "No worker gives a sign of life; what was at work will be started again.",
         False,
     ),
-    (lambda its: bool(its.before.jobs), lambda its: f"{its.documents}.", True),
+    (lambda its: bool(its.before.jobs), lambda its: f"{its.jobs_before}.", True),
     (lambda its: its.roster.known, lambda its: "It waits for a free worker.", True),
     (lambda its: its.job.started, lambda its: "No worker is at work on it.", False),
     (lambda its: True, lambda its: "No worker has started it yet.", False),

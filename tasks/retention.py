@@ -34,7 +34,8 @@ def _delete(job: ForgottenJob, store: DocumentStore, progress: CeleryProgress) -
     """
     try:
         store.delete_job(job.job_id)
-        if progress.jobs.latest_for_document(job.document_id) is None:
+        # A job of another kind, in the same database, may be over no document.
+        if job.document_id is not None and progress.jobs.latest_for_document(job.document_id) is None:
             store.delete_document(job.document_id)
     except Exception as error:
         logger.warning(

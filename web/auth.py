@@ -89,20 +89,21 @@ def install(app: Flask, door: Door, *, secret_key: str) -> None:
     app.register_blueprint(blueprint)
 
 
-def authorize(matter_id: str, role: Role = Role.READ) -> None:
-    """Let the request through when its credential opens ``matter_id``, and has this role there.
+def authorize(matter_id: str | None, role: Role = Role.READ) -> None:
+    """Let the request through when its credential opens ``matter_id``, and has this role there. Without a matter, which
+    only a job has that another program published, it must open every matter.
 
     :raises Problem: 400 for what cannot be a matter, 401 without a credential, 403 for somebody else's matter, or where
         the role is too small.
     """
     grant = require_grant(role)
-    if not valid_matter_id(matter_id):
+    if matter_id is not None and not valid_matter_id(matter_id):
         raise Problem(
             400,
             "bad-matter",
             "A matter is named by 1 to 64 letters, digits, dots, underscores and hyphens.",
         )
-    if not grant.allows(matter_id):
+    if not (grant.everything if matter_id is None else grant.allows(matter_id)):
         log.info("access_refused", grant=grant.name, path=logs.path())
         raise Problem(403, "other-matter", "Your credential does not open this matter.")
 

@@ -84,7 +84,7 @@ def _partial(snapshot: JobSnapshot) -> Response:
     job_id, pages = snapshot.job_id, job_pages()
     run, chunks = pages.state(job_id)
     digest = _store().pages.digest(job_id, run=run)
-    if digest is None:
+    if digest is None or snapshot.document_id is None:
         raise Problem(409, "not-ready", "No page is read yet.", status_of_job=snapshot.status.value)
     order = Order(
         documents_url=current_app.config["DOCUMENTS_URL"],

@@ -114,6 +114,12 @@ def matter_channel(matter_id: str) -> str:
     return f"{CHANNEL_PREFIX}matter:{matter_id}"
 
 
+def channels_of(snapshot: JobSnapshot) -> tuple[str, ...]:
+    """Where a snapshot is published: its job's channel, and its matter's. A job without an owner is in no matter."""
+    mine = job_channel(snapshot.job_id)
+    return (mine,) if snapshot.matter_id is None else (mine, matter_channel(snapshot.matter_id))
+
+
 def event_name(snapshot: JobSnapshot, event: str | None) -> str:
     """The event that a new version goes out as. For a job that ended it is the terminal one, whatever the publisher
     called it: readers end on it."""

@@ -16,11 +16,10 @@ from celery_progress_ext.broadcast import (
     KEPT_SECONDS,
     BroadcastLost,
     Message,
+    channels_of,
     compact_json,
     event_name,
-    job_channel,
     kept_message,
-    matter_channel,
 )
 from celery_progress_ext.jobs import JobSnapshot
 
@@ -62,7 +61,7 @@ class MemoryBroadcaster:
                 else Message(HEARTBEAT, None, payload)
             )
             # Under the lock: two versions must reach every queue in the order in which they were kept.
-            for channel in (job_channel(snapshot.job_id), matter_channel(snapshot.matter_id)):
+            for channel in channels_of(snapshot):
                 for subscription in self._subscriptions:
                     subscription.offer(channel, message)
         return newer

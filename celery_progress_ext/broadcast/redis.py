@@ -26,12 +26,11 @@ from celery_progress_ext.broadcast import (
     KEPT_SECONDS,
     BroadcastLost,
     Message,
+    channels_of,
     compact_json,
     decode,
     event_name,
-    job_channel,
     kept_message,
-    matter_channel,
 )
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
@@ -159,8 +158,7 @@ class RedisBroadcaster:
                 compact_json(snapshot.to_dict()),
                 compact_json(event_name(snapshot, event)),
                 compact_json(HEARTBEAT) if event == HEARTBEAT else "",
-                job_channel(snapshot.job_id),
-                matter_channel(snapshot.matter_id),
+                *channels_of(snapshot),
             ],
         }
 

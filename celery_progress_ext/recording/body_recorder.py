@@ -119,14 +119,15 @@ class BodyRecorder:
         :param attempt: the one that failed; None where the reporter does not know it (MainProcess), and then the
             failure counts only where the job waits for this very task.
         """
-        if attempt is None:
-            job = lookups.job(self._context.database, job_id)
-            if job is None or not _awaits(job, task_id):
-                return None
-            attempt = job.body_attempt
-        error = f"Merging failed: {error}"
+        job = lookups.job(self._context.database, job_id)
+        if job is None or (attempt is None and not _awaits(job, task_id)):
+            return None
+        attempt = job.body_attempt if attempt is None else attempt
+        merging = job.merge_message or "Merging"
         ended = self._context.database.write(
-            lambda conn: job_changes.end(conn, job_id, JobStatus.FAILED, error=error, body_attempt=attempt)
+            lambda conn: job_changes.end(
+                conn, job_id, JobStatus.FAILED, error=f"{merging} failed: {error}", body_attempt=attempt
+            )
         )
         if ended is None:
             return None
@@ -172,6 +173,21 @@ class BodyRecorder:
         """When the last chunk ended and Celery's chord cannot publish the body any more, do it now."""
         if job.chunks.settled and not job.chord_intact:
             self.send(job.id, seen_dispatches=job.body_dispatches)
+
+    def settle(self, job: JobRow) -> None:
+        """All chunks of a job are terminal, and no report of them has moved it on: publish its body. One that has none
+        ends; an earlier version of the library recorded its last chunk, or somebody did by hand.
+        """
+        if job.has_body:
+            self.send(job.id)
+            return
+        ended = self._context.database.write(lambda conn: body_changes.end_without_body(conn, job))
+        if ended is not None and ended.version > job.version:
+            self.ended(ended)
+
+    def ended(self, job: JobRow) -> None:
+        """A job without a body has ended with its last chunk."""
+        self._conclude(job)
 
     def run_ended(self, ended: Ended) -> None:
         """Announce that a run was ended early, and stop its tasks."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
-from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
+from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.ids import TaskId
@@ -19,9 +20,10 @@ from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.batch_completer import BatchCompleter
 from celery_progress_ext.recording.body_recorder import BodyRecorder
 from celery_progress_ext.recording.processes import is_gone, process_name
-from celery_progress_ext.storage import chunk_changes, job_changes, lookups, sending, shortfalls
+from celery_progress_ext.storage import body_changes, chunk_changes, job_changes, lookups, sending, shortfalls
 from celery_progress_ext.storage.chunk_changes import Change, Completion
 from celery_progress_ext.storage.job_changes import Ended
+from celery_progress_ext.storage.rows import JobRow
 
 logger = get_logger(__name__)
 
@@ -135,9 +137,15 @@ class ChunkRecorder:
         for change in changes:
             self._announcer.log(change, "chunk_completed")
         if changes:
-            job = changes[-1].job
-            self._announcer.broadcast(job, freed_slots=1)
-            self._bodies.send_if_settled(job)
+            self._after(changes[-1].job, freed_slots=1)
+
+    def _after(self, job: JobRow, *, freed_slots: int = 0) -> None:
+        """A chunk is terminal: its job may have ended with it, or wait for its body."""
+        if job.status.terminal:
+            self._bodies.ended(job)
+            return
+        self._announcer.broadcast(job, freed_slots=freed_slots)
+        self._bodies.send_if_settled(job)
 
     def _complete_or_log(self, job_id: str, completions: Sequence[Completion]) -> None:
         try:
@@ -180,7 +188,7 @@ class ChunkRecorder:
                 return None
             verdict = _verdict(change, error)
             if verdict is None:
-                return change, None
+                return replace(change, job=body_changes.end_without_body(conn, change.job)), None
             return change, job_changes.end(conn, task.job_id, JobStatus.FAILED, error=verdict)
 
         # What was finished before is kept, also where this ends the job.
@@ -189,11 +197,12 @@ class ChunkRecorder:
         if written is None:
             return None
         change, ended = written
-        self._announcer.chunk_changed(change, "chunk_failed", error=error)
+        self._announcer.log(change, "chunk_failed", error=error)
         if ended is not None:
+            self._announcer.broadcast(change.job)
             self._bodies.run_ended(ended)
         else:
-            self._bodies.send_if_settled(change.job)
+            self._after(change.job)
         return change
 
     def reserved(self, task: TaskId, *, attempt: int, reservations: Sequence[Mapping[str, Any]]) -> bool:
@@ -332,5 +341,5 @@ def _verdict(change: Change, error: str) -> str | None:
     """Why the job cannot go on after this chunk's failure; None where it can."""
     job, chunk = change.job, change.chunk
     if job.on_chunk_failure == "fail" or job.failed_chunks == job.total_chunks:
-        return format_chunk_failure_message(chunk.chunk_index, chunk.page_start, chunk.page_end, error, job.unit)
+        return job.failure(chunk, error).message
     return None

@@ -14,10 +14,10 @@ from celery.canvas import Signature
 from celery.exceptions import ChordError, TaskRevokedError
 
 from celery_progress_ext.context import ProcessContext
-from celery_progress_ext.jobs import JobStatus
+from celery_progress_ext.jobs import JobShape, JobStatus
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher
-from celery_progress_ext.storage import endings
+from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher, ResultLost
+from celery_progress_ext.storage import endings, lookups
 from celery_progress_ext.storage.endings import Ending
 from celery_progress_ext.storage.rows import JobRow
 
@@ -42,7 +42,7 @@ class Conclusion:
         try:
             ending = endings.of(self._context.database, job.id)
             if ending is not None and not _may_differ(ending):
-                self._store(job, self._result(ending) if not known else result)
+                self._store(job, self._result_or_loss(ending) if not known else result)
         except Exception as error:
             logger.warning("result_not_stored", job_id=job.id, error=f"{type(error).__name__}: {error}")
 
@@ -80,25 +80,48 @@ class Conclusion:
 
     def _store(self, job: JobRow, result: Any) -> None:
         backend = self._app.backend
-        if job.status in _SUCCEEDED:
+        if isinstance(result, ResultLost):
+            backend.store_result(job.id, result, FAILURE)
+        elif job.status in _SUCCEEDED:
             backend.store_result(job.id, result, SUCCESS)
         elif job.status is JobStatus.FAILED:
-            backend.store_result(job.id, ChordError(job.error), FAILURE)
+            backend.store_result(job.id, self._failure(job), FAILURE)
         else:
             backend.store_result(job.id, TaskRevokedError("the job was cancelled"), _REVOKED)
 
     def _result(self, ending: Ending) -> Any:
-        if ending.job.status not in _SUCCEEDED:
+        job = ending.job
+        if job.status not in _SUCCEEDED:
             return None
+        if not job.has_body:
+            results = self._publisher.results(job.id)
+            return results[0] if job.shape == JobShape.TASK else results
         if ending.result is not None:
             return ending.result[0]
-        return self._publisher.outcome(ending.job.body_task_id)[1]
+        return self._publisher.outcome(job.body_task_id)[1]
+
+    def _result_or_loss(self, ending: Ending) -> Any:
+        """The result; for a job without a body, whose chunks' results are gone, the error that says so."""
+        try:
+            return self._result(ending)
+        except ResultLost as error:
+            return error
+
+    def _failure(self, job: JobRow) -> Exception:
+        """What ``job.get()`` raises: a chord's error, or the task's own where there is no chord."""
+        failed = None if job.has_body else lookups.first_failed_task(self._context.database, job.id)
+        if failed is not None:
+            state, error = self._publisher.outcome(failed)
+            if state == FAILURE and isinstance(error, Exception):
+                return error
+        of_chord: Exception = ChordError(job.error)
+        return of_chord
 
     def _call_errbacks(self, ending: Ending) -> None:
         errbacks = [Signature.from_dict(dict(each), app=self._app) for each in ending.followers["errbacks"]]
         request = Context(id=ending.job.id, errbacks=errbacks, chord=None, task="", args=(), kwargs={})
         # It stores the failure once more, and calls each errback as it asks for it.
-        self._app.backend.mark_as_failure(ending.job.id, ChordError(ending.job.error), request=request)
+        self._app.backend.mark_as_failure(ending.job.id, self._failure(ending.job), request=request)
         logger.info("errbacks_called", job_id=ending.job.id, tasks=len(errbacks))
 
     @property

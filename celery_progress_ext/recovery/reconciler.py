@@ -310,6 +310,9 @@ class Reconciler:
 
     def _heal_settled(self, look: OneLook, due: BodyDispatch) -> None:
         bodies, job = self._recording.bodies, due.job
+        if not job.has_body:
+            bodies.settle(job)
+            return
         if bodies.stored_success(job.id, job.body_task_id):
             return
         if job.body_tries >= self._context.settings.max_attempts:

@@ -61,11 +61,21 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
+@dataclass(frozen=True)
+class Access:
+    """What a request has to be allowed to read: what belongs to an owner.
+
+    :ivar owner: None for a job that belongs to nobody: only who may read everything may read it.
+    """
+
+    owner: str | None
+
+
 class Guarded:
     """An answer, for whoever may have it.
 
-    Where ``matter_id`` is given, ask first whether the request may read that matter. Then take :meth:`answer`, which
-    reads and may wait; it is not made before.
+    Where ``access`` is given, ask first whether the request may read what belongs to its owner. Then take
+    :meth:`answer`, which reads and may wait; it is not made before.
 
     :param credential: an id of the token that the request came with, for the cap on streams; None where it has none.
     """
@@ -74,11 +84,11 @@ class Guarded:
         self,
         make: Callable[[], Answer],
         *,
-        matter_id: str | None = None,
+        access: Access | None = None,
         credential: str | None = None,
     ) -> None:
         self._make = make
-        self.matter_id = matter_id
+        self.access = access
         self.credential = credential
 
     def answer(self) -> Answer:

@@ -169,7 +169,7 @@ class ProgressEvents(ServerSentEventsBlueprint):
     def __init__(
         self,
         progress: Any,
-        authorize: Callable[[str], None],
+        authorize: Callable[[str | None], None],
         *,
         poll_seconds: float,
         tokens: Tokens | None = None,
@@ -216,8 +216,8 @@ class ProgressEvents(ServerSentEventsBlueprint):
 
     def _view(self, route: Route, **parameters: str) -> Response:
         guarded = self.routes.open(route, _request(), **parameters)
-        if guarded.matter_id is not None:
-            self._authorize(guarded.matter_id)
+        if guarded.access is not None:
+            self._authorize(guarded.access.owner)
         answer = guarded.answer()
         if answer.stream is not None:
             return _streaming(self.readers, answer.stream, guarded.credential or self._credential())
@@ -272,7 +272,7 @@ def _messages_of(client: Any, channel: str) -> Iterator[flask_sse.Message]:
 
 def progress_events(
     progress: Any,
-    authorize: Callable[[str], None],
+    authorize: Callable[[str | None], None],
     *,
     keepalive_seconds: float = KEEPALIVE_SECONDS,
     poll_seconds: float = 2.0,
@@ -287,8 +287,8 @@ def progress_events(
     package's JavaScript.
 
     :param progress: a ``CeleryProgress``.
-    :param authorize: called with the matter of a request that brings no token; it aborts when the request may not read
-        that matter.
+    :param authorize: called with the owner (matter) of what a request without a token asks for; it aborts when the request
+        may not read that. None for a job without an owner: let only a credential through that may read everything.
     :param keepalive_seconds: a stream is never silent for longer, and a client that is gone is noticed within it.
     :param poll_seconds: how often the database is read while nothing is broadcast.
     :param max_streams: per process; a client that comes when it is full is asked to try again in 10 s.

@@ -22,7 +22,9 @@ class Published:
     def __init__(self, payload: Mapping[str, Any], *, event: str | None = None) -> None:
         status = JobStatus(payload["status"])
         self.job_id = str(payload["job_id"])
-        self.matter_id = str(payload["matter_id"])
+        matter_id = payload["matter_id"]
+        #: None for a job without an owner; never the text "None", which may be a matter's name.
+        self.matter_id = None if matter_id is None else str(matter_id)
         self.version = int(payload["version"])
         self.terminal = status.terminal
         self._event = event or EVENT_NAMES[status]

@@ -5,8 +5,8 @@ A framework's part walks ``ROUTES``, and for a request does
 .. code-block:: python
 
     guarded = routes.open(route, request, **parameters)   # reads; may wait
-    if guarded.matter_id is not None:
-        authorize(guarded.matter_id)                       # the application's own, in the framework's own way
+    if guarded.access is not None:
+        authorize(guarded.access.owner)                    # the application's own, in the framework's own way
     answer = guarded.answer()                              # reads; may wait
 
 and sends ``answer``, with a stream where it has one. ``open`` and ``answer`` raise nothing that a request can cause.
@@ -26,7 +26,7 @@ from celery_progress_ext.exceptions import DatabaseError, InvalidToken, JobNotFo
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import polled, streams, wire
-from celery_progress_ext.sse.answers import Answer, Guarded, Refused, Request, json_answer, problem, refusal_of
+from celery_progress_ext.sse.answers import Access, Answer, Guarded, Refused, Request, json_answer, problem, refusal_of
 from celery_progress_ext.sse.assets import asset
 from celery_progress_ext.sse.published import Published
 from celery_progress_ext.sse.readers import STREAM_HEADERS, Readers
@@ -98,7 +98,7 @@ class ProgressRoutes:
         except Exception as error:
             refused = self._refused(error, request)
             return Guarded(lambda: refused)
-        return Guarded(lambda: self._answer(found, request), matter_id=found.matter_id, credential=found.credential)
+        return Guarded(lambda: self._answer(found, request), access=found.access, credential=found.credential)
 
     def cors_headers(self, request: Request) -> dict[str, str]:
         """The headers that let a page of another site read, where its origin is one of ``progress_allowed_origins``.
@@ -284,10 +284,10 @@ def _check_scope(claims: Claims | None, *, job_id: str | None = None, matter_id:
         check_opens(claims, job_id=job_id, matter_id=matter_id)
 
 
-def _guarded(claims: Claims | None, matter_id: str, make: Callable[[], Answer]) -> Guarded:
+def _guarded(claims: Claims | None, matter_id: str | None, make: Callable[[], Answer]) -> Guarded:
     """An answer about a matter: a token has to open it, else the application is asked."""
     if claims is None:
-        return Guarded(make, matter_id=matter_id)
+        return Guarded(make, access=Access(matter_id))
     if claims.matter_id is not None:
         check_opens(claims, matter_id=matter_id)
     return Guarded(make, credential=f"token {claims.id}")

@@ -15,11 +15,11 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from celery_progress_ext import ids
 from celery_progress_ext.chunks import ChunkStatus, percent
-from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.history import NAMED_LIMIT, Event, HistoryReplay
 from celery_progress_ext.storage.database import AnyRow, Database
-from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, chunk_size
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import job_events as events
 from celery_progress_ext.storage.schema import processing_jobs as jobs
@@ -85,7 +85,7 @@ _CHUNKS = (
         chunks.c.status,
         chunks.c.attempt,
         chunks.c.pages_done,
-        (chunks.c.page_end - chunks.c.page_start + 1).label("pages"),
+        chunk_size.label("pages"),
     )
     .where(chunks.c.job_id == _OF_JOB, chunks.c.chunk_index > _AFTER)
     .order_by(chunks.c.chunk_index)
@@ -106,7 +106,7 @@ class JobAudit:
 
     def __init__(self, job: JobRow) -> None:
         self._job = job
-        self._account = HistoryReplay(total=job.total_chunks)
+        self._account = HistoryReplay(total=job.total_chunks, has_body=job.has_body)
         self._event = (0, 0)
         self._chunk = -1
         self._events_read = False
@@ -225,7 +225,7 @@ def audit(database: Database, job_id: str | None = None) -> list[Drift]:
     if job_id is not None:
         found = database.read(partial(_audit_job, job_id=job_id))
         if found is None:
-            raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
+            raise ids.unknown(job_id)
         return found
     drifts: list[Drift] = []
     for each in _job_ids(database):

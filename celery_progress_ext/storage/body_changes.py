@@ -1,4 +1,6 @@
-"""The merge, once: a body is claimed with a lease and an attempt, and only its claimer may finish the job."""
+"""The merge, once: a body is claimed with a lease and an attempt, and only its claimer may finish the job. A job that
+has none ends with its last chunk.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from celery_progress_ext.history import EventType
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.stages import StageName, stage
 from celery_progress_ext.storage import events
-from celery_progress_ext.storage.expressions import now
-from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, active, is_status, settled
+from celery_progress_ext.storage.expressions import now, share_of
+from celery_progress_ext.storage.rows import JOB_COLUMNS, JobRow, active, has_body, is_status, settled
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.shortfalls import restate_error
 from celery_progress_ext.waiting import MERGE_SHARE
@@ -44,12 +46,14 @@ _WORK_SHOWN = sa.case(
 )
 _CLAIM = (
     sa.update(jobs)
-    .where(_OF_JOB, active, settled, _NOT_LEASED, jobs.c.body_tries < sa.bindparam("max_tries", type_=sa.Integer))
+    .where(
+        _OF_JOB, active, settled, has_body, _NOT_LEASED, jobs.c.body_tries < sa.bindparam("max_tries", type_=sa.Integer)
+    )
     .values(
         {
             jobs.c.status: JobStatus.PROCESSING.value,
             jobs.c.stage_name: StageName.MERGE.value,
-            jobs.c.stage: stage(StageName.MERGE).format(),
+            jobs.c.stage: sa.func.coalesce(jobs.c.merge_message, stage(StageName.MERGE).format()),
             jobs.c.body_attempt: jobs.c.body_attempt + 1,
             jobs.c.body_tries: jobs.c.body_tries + 1,
             jobs.c.body_task_id: sa.bindparam("new_task_id", type_=sa.String),
@@ -92,7 +96,8 @@ _MINE = sa.and_(
     is_status(jobs.c.status, JobStatus.PROCESSING),
 )
 _BEAT = sa.update(jobs).where(_MINE).values(body_leased_until=now() + _LEASE).returning(jobs.c.id)
-_TOTAL = sa.bindparam("new_total", type_=sa.Integer)
+_DONE = sa.bindparam("new_done", type_=sa.BigInteger)
+_TOTAL = sa.bindparam("new_total", type_=sa.BigInteger)
 _PROGRESS = (
     sa.update(jobs)
     .where(_MINE)
@@ -100,8 +105,8 @@ _PROGRESS = (
         {
             jobs.c.body_leased_until: now() + _LEASE,
             jobs.c.merge_pages_done: sa.case(
-                (_TOTAL > 0, sa.bindparam("new_done", type_=sa.Integer) * jobs.c.pages_done // _TOTAL),
-                else_=sa.bindparam("new_done", type_=sa.Integer),
+                (_TOTAL > 0, share_of(jobs.c.pages_done, _DONE, _TOTAL)),
+                else_=_DONE,
             ),
             **_CHANGED,
         }
@@ -162,6 +167,41 @@ def finish(conn: Connection, job_id: str, *, attempt: int, result: list[Any] | N
     return job
 
 
+_FAILS = sa.or_(jobs.c.completed_chunks == 0, sa.and_(jobs.c.on_chunk_failure == "fail", jobs.c.failed_chunks > 0))
+_END_WITHOUT_BODY = (
+    sa.update(jobs)
+    .where(_OF_JOB, active, settled, ~has_body, jobs.c.total_chunks > 0)
+    .values(
+        {
+            jobs.c.status: sa.case(
+                (_FAILS, JobStatus.FAILED.value),
+                (_NOT_WHOLE, JobStatus.PARTIAL.value),
+                else_=JobStatus.COMPLETED.value,
+            ),
+            jobs.c.error: sa.case((_NOT_WHOLE, jobs.c.error), else_=None),
+            jobs.c.body_due_at: None,
+            jobs.c.finished_at: now(),
+            **_CHANGED,
+        }
+    )
+    .returning(*JOB_COLUMNS)
+)
+_ENDED = {**_FINISHED, JobStatus.FAILED: EventType.JOB_FAILED}
+
+
+def end_without_body(conn: Connection, job: JobRow) -> JobRow:
+    """End a job without a body whose chunks are all terminal, in the transaction that made them so; any other job is
+    given back as it is.
+    """
+    if job.has_body or not job.chunks.settled:
+        return job
+    ended = _changed(conn, _END_WITHOUT_BODY, job.id)
+    if ended is None:
+        return job
+    events.record(conn, ended, _ENDED[ended.status], message=ended.error)
+    return ended
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BodyDispatch:
     """The body is to be published, by the caller alone: the job, and the signature that it is sent with."""
@@ -173,7 +213,7 @@ class BodyDispatch:
 _UNSENT = jobs.c.body_sent_at == 0.0
 _TAKE_DISPATCH = (
     sa.update(jobs)
-    .where(_OF_JOB, active, settled, jobs.c.completed_chunks > 0, _NOT_LEASED)
+    .where(_OF_JOB, active, settled, has_body, jobs.c.completed_chunks > 0, _NOT_LEASED)
     .values(
         {
             # One that the broker did not take is sent under the same number.

@@ -18,11 +18,12 @@ from celery_progress_ext.chunks import CHUNK_TRANSITIONS, ChunkStatus
 from celery_progress_ext.history import EventType
 from celery_progress_ext.pace import Pace
 from celery_progress_ext.storage import events
+from celery_progress_ext.storage.body_changes import end_without_body
 from celery_progress_ext.storage.counters import move, move_all
 from celery_progress_ext.storage.database import Stale
-from celery_progress_ext.storage.expressions import among, now, parameter, rows_of
+from celery_progress_ext.storage.expressions import among, now, parameter, rows_of, share_of
 from celery_progress_ext.storage.json import dumps
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, JobRow, is_status
+from celery_progress_ext.storage.rows import CHUNK_COLUMNS, ChunkRow, JobRow, chunk_size, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.shortfalls import restate_error
 
@@ -135,10 +136,11 @@ _MINE = sa.and_(
 )
 _BEAT = sa.update(chunks).where(_MINE).values(_LEASED).returning(chunks.c.job_id)
 _LAST_STEP_AT = now() - parameter("seconds_since_progress", sa.Double)
-_STEPS, _STEPS_TOTAL = parameter("done", sa.Integer), parameter("total", sa.Integer)
-_PAGES = chunks.c.page_end - chunks.c.page_start + 1
+_STEPS, _STEPS_TOTAL = parameter("done", sa.BigInteger), parameter("total", sa.BigInteger)
+#: The task says how many units the chunk has.
+_SAYS_SIZE = sa.and_(chunks.c.grows.is_(sa.true()), _STEPS_TOTAL > 0)
 #: A report of steps that are not the chunk's pages is a share of them.
-_STEPS_ARE_PAGES = sa.or_(_STEPS_TOTAL <= 0, _STEPS_TOTAL == _PAGES)
+_STEPS_ARE_PAGES = sa.or_(_STEPS_TOTAL <= 0, chunk_size == _STEPS_TOTAL, _SAYS_SIZE)
 _PROGRESS = (
     sa.update(chunks)
     .where(_MINE)
@@ -146,22 +148,25 @@ _PROGRESS = (
         {
             **_LEASED,
             chunks.c.progressed_at: _LAST_STEP_AT,
-            chunks.c.attempt_pages_done: sa.case((_STEPS_ARE_PAGES, _STEPS), else_=_STEPS * _PAGES // _STEPS_TOTAL),
+            chunks.c.attempt_pages_done: sa.case(
+                (_STEPS_ARE_PAGES, _STEPS), else_=share_of(chunk_size, _STEPS, _STEPS_TOTAL)
+            ),
             chunks.c.steps_done: _STEPS,
-            chunks.c.steps_total: sa.case((_STEPS_TOTAL <= 0, _PAGES), else_=_STEPS_TOTAL),
+            chunks.c.steps_total: sa.case((_STEPS_TOTAL <= 0, chunk_size), else_=_STEPS_TOTAL),
             chunks.c.first_at: sa.func.coalesce(chunks.c.first_at, _LAST_STEP_AT),
             chunks.c.first_steps: sa.func.coalesce(chunks.c.first_steps, _STEPS),
         }
     )
     .returning(*CHUNK_COLUMNS)
 )
+_RESIZE = sa.update(chunks).where(_ONE).values(size=parameter("size", sa.BigInteger)).returning(*CHUNK_COLUMNS)
 # Pages once shown are not taken back by a restart. An attempt that got further than any before it is a fresh try.
 _FURTHER = (
     sa.update(chunks)
     .where(_ONE)
     .values(
         {
-            chunks.c.pages_done: parameter("pages", sa.Integer),
+            chunks.c.pages_done: parameter("pages", sa.BigInteger),
             chunks.c.cost_done: parameter("cost", sa.Double),
             chunks.c.tries: 1,
         }
@@ -189,7 +194,8 @@ def progress(
     """Record ``done`` of ``total`` steps of this attempt, the last of them ``seconds_since_progress`` ago, and renew
     the lease. None where this attempt is no longer the one that counts.
 
-    :param total: the chunk's pages unless given; of another number of steps, as many pages count as done.
+    :param total: the chunk's pages unless given. Of another number of steps, as many pages count as done; or it is the
+        chunk's size, where nobody has said that before (``grows``).
     """
     row = conn.execute(
         _PROGRESS,
@@ -204,13 +210,19 @@ def progress(
     ).first()
     if row is None:
         return None
-    chunk = ChunkRow.of(row)
+    chunk, grown = ChunkRow.of(row), 0
+    if chunk.grows and total is not None and total > 0:
+        # Not below what was shown as done.
+        size = max(total, chunk.pages_done)
+        grown = size - chunk.pages
+        chunk = _change(conn, _RESIZE, chunk_id, size=size) if grown else chunk
     share = min(1.0, (chunk.steps_done or 0) / max(1, chunk.steps_total or 1))
     pages = max(0, min(chunk.attempt_pages_done, chunk.pages) - chunk.pages_done)
     cost = max(0.0, share * chunk.expected_cost - chunk.cost_counted)
     if pages or cost:
         chunk = _change(conn, _FURTHER, chunk_id, pages=chunk.pages_done + pages, cost=chunk.cost_counted + cost)
-    job = _moved(move(conn, chunk, old=ChunkStatus.PROCESSING, new=ChunkStatus.PROCESSING, pages=pages, cost=cost))
+    old = new = ChunkStatus.PROCESSING
+    job = _moved(move(conn, chunk, old=old, new=new, pages=pages, grown=grown, cost=cost))
     return Change(job=job, chunk=chunk)
 
 
@@ -245,8 +257,8 @@ _COMPLETE = (
             chunks.c.finished_at: now(),
             chunks.c.leased_until: None,
             chunks.c.error: None,
-            chunks.c.pages_done: _PAGES,
-            chunks.c.cost_done: sa.func.coalesce(chunks.c.cost, _PAGES),
+            chunks.c.pages_done: chunk_size,
+            chunks.c.cost_done: sa.func.coalesce(chunks.c.cost, chunk_size),
             chunks.c.result: _REPORTED.c.value["result"],
             chunks.c.started_at: sa.func.coalesce(chunks.c.started_at, now() - _REPORTED_SECONDS),
             chunks.c.attempt: sa.case((chunks.c.attempt == 0, 1), else_=chunks.c.attempt),
@@ -262,7 +274,8 @@ def complete_all(
     conn: Connection, completions: Sequence[Completion], *, grace: float, promise: Promise | None = None
 ) -> list[Change]:
     """Record successes of chunks of one job, in one transaction; those that took effect, in the order given, each with
-    the job's row as it is after all of them. A late success also wins over a failure; none counts twice.
+    the job's row as it is after all of them. A late success also wins over a failure; none counts twice. A job without
+    a body ends with the last of its chunks.
 
     :param grace: seconds for Celery's chord to publish the body, when these were the last chunks.
     :param promise: the finish time that was given last, for the history.
@@ -304,6 +317,7 @@ def complete_all(
     events.record_all(conn, job, EventType.CHUNK_COMPLETED, done, promise=promise)
     if reservations or any(chunk.status is ChunkStatus.FAILED for chunk in olds.values()):
         job = restate_error(conn, job)
+    job = end_without_body(conn, job)
     return [Change(job=job, chunk=chunk) for chunk in done]
 
 

@@ -52,7 +52,7 @@ _COMPLETED = jobs.c.completed_chunks + _GROWS_BY[ChunkStatus.COMPLETED]
 _FAILED = jobs.c.failed_chunks + _GROWS_BY[ChunkStatus.FAILED]
 _PACE = {
     jobs.c.pace_chunks: parameter("pace_chunks", sa.Integer),
-    jobs.c.pace_pages: parameter("pace_pages", sa.Integer),
+    jobs.c.pace_pages: parameter("pace_pages", sa.BigInteger),
     jobs.c.pace_seconds: parameter("pace_seconds", sa.Double),
     jobs.c.pace_sum_log: parameter("pace_sum_log", sa.Double),
     jobs.c.pace_sum_log_sq: parameter("pace_sum_log_sq", sa.Double),
@@ -67,7 +67,7 @@ _CHUNK_PROCESSING = json_object(
     "current_chunk_index",
     parameter("chunk_index", sa.Integer),
     "current_page_range",
-    json_object("start", parameter("page_start", sa.Integer), "end", parameter("page_end", sa.Integer)),
+    json_object("start", parameter("page_start", sa.BigInteger), "end", parameter("page_end", sa.BigInteger)),
 )
 _MOVE = (
     sa.update(jobs)
@@ -80,7 +80,8 @@ _MOVE = (
                 stage(StageName.CHUNK_PROCESSING), completed=_COMPLETED, total=jobs.c.total_chunks
             ),
             **{column: column + _GROWS_BY[status] for status, column in COUNTERS.items()},
-            jobs.c.pages_done: jobs.c.pages_done + parameter("pages", sa.Integer),
+            jobs.c.pages_done: jobs.c.pages_done + parameter("pages", sa.BigInteger),
+            jobs.c.pages_total: jobs.c.pages_total + parameter("grown", sa.BigInteger),
             jobs.c.cost_done: jobs.c.cost_done + parameter("cost", sa.Double),
             jobs.c.reservations: jobs.c.reservations + parameter("reservations", sa.Integer),
             # Integers, so that 29 of 100 are not 28 %.
@@ -107,12 +108,12 @@ def move(
     old: ChunkStatus,
     new: ChunkStatus,
     pages: int = 0,
+    grown: int = 0,
     cost: float = 0.0,
     chord_intact: bool = True,
-    grace: float = 0.0,
 ) -> JobRow | None:
     """Count one chunk's change from ``old`` to ``new`` and ``pages`` more done; as :func:`move_all`."""
-    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, cost=cost, chord_intact=chord_intact, grace=grace)
+    return move_all(conn, chunk, olds=(old,), new=new, pages=pages, grown=grown, cost=cost, chord_intact=chord_intact)
 
 
 def move_all(
@@ -122,6 +123,7 @@ def move_all(
     olds: Collection[ChunkStatus],
     new: ChunkStatus,
     pages: int = 0,
+    grown: int = 0,
     cost: float = 0.0,
     chord_intact: bool = True,
     grace: float = 0.0,
@@ -132,6 +134,8 @@ def move_all(
     cost.
 
     Each change is a version of its own, as its event says. ``newest`` is shown as the current chunk.
+
+    :param grown: how many units the job has more than was known.
 
     Returns the job's row, or None where the run is over or its merge has begun: the counts are then frozen, because
     they say what is in the merged file, and the caller rolls back.
@@ -149,6 +153,7 @@ def move_all(
             "new_page_end": newest.page_end,
             "new_changes": len(olds),
             "new_pages": pages,
+            "new_grown": grown,
             "new_cost": cost,
             "new_chord_intact": chord_intact,
             "new_grace": grace,

@@ -18,7 +18,7 @@ from celery_progress_ext.pace import within
 from celery_progress_ext.storage import lookups
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.kinds import Kinds, timing_of
-from celery_progress_ext.storage.rows import ChunkRow, JobRow, has_status
+from celery_progress_ext.storage.rows import ChunkRow, JobRow, chunk_size, has_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 
 #: Finished chunks that an estimate goes by: the last ones in the order of the document.
@@ -27,7 +27,7 @@ _CACHED_JOBS = 256
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 _COSTS = (
-    sa.select(sa.func.coalesce(chunks.c.cost, chunks.c.page_end - chunks.c.page_start + 1).label("cost"))
+    sa.select(sa.func.coalesce(chunks.c.cost, chunk_size).label("cost"))
     .where(chunks.c.job_id == _OF_JOB, has_status(chunks.c.status, UNFINISHED))
     .order_by(chunks.c.chunk_index)
 )
@@ -98,6 +98,8 @@ def promise(moment: Moment) -> Promise | None:
 def _merge(moment: Moment) -> Merge:
     """What is left of the merge: as past ones, less what it has run; or from its own pages."""
     job = moment.job
+    if not job.has_body:
+        return Merge()
     work = job.pace_seconds
     if not job.merging and job.cost_done and job.cost_total:
         # What the chunks will have taken together, as far as is known now.

@@ -20,6 +20,20 @@ def parameter(name: str, type_: Any) -> sa.BindParameter[Any]:
     return sa.bindparam(f"new_{name}", type_=type_)
 
 
+def share_of(
+    units: sa.ColumnElement[int], done: sa.ColumnElement[int], total: sa.ColumnElement[int]
+) -> sa.ColumnElement[int]:
+    """How many of ``units`` are done where ``done`` of ``total`` steps are, rounded down. Of numbers whose product an
+    integer of the database might not hold, nearly.
+    """
+    small = sa.and_(units < _FACTOR_LIMIT, done < _FACTOR_LIMIT)
+    return sa.case((small, units * done // total), else_=sa.cast(units * (done * 1.0 / total), sa.BigInteger))
+
+
+#: Two factors below it have a product that an integer of eight bytes holds.
+_FACTOR_LIMIT = sa.literal_column("2000000000", sa.BigInteger)
+
+
 class now(FunctionElement[float]):  # lower case as SQLAlchemy's own functions
     """Seconds since the epoch on the database's clock, at the moment of the statement."""
 

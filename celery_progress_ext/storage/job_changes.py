@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from celery_progress_ext.chunks import UNFINISHED, Chunk, ChunkStatus
 from celery_progress_ext.history import EventType
-from celery_progress_ext.jobs import JOB_TRANSITIONS, MANUAL_TRANSITIONS, RETRYABLE, JobStatus
+from celery_progress_ext.jobs import JOB_TRANSITIONS, MANUAL_TRANSITIONS, RETRYABLE, JobShape, JobStatus
 from celery_progress_ext.stages import PIPELINE_STAGES, Stage, StageName, earlier
 from celery_progress_ext.stages import stage as stage_row
 from celery_progress_ext.storage import events
@@ -35,6 +35,8 @@ class NewChunk:
     signature: Mapping[str, Any]
     #: What it is expected to cost; its pages unless given.
     cost: float | None = None
+    #: Whether its size is what its task reports as the total.
+    grows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,8 @@ class NewJob:
     """A job before anything of it is published."""
 
     id: str
-    matter_id: str
-    document_id: str
+    matter_id: str | None
+    document_id: str | None
     unit: str
     on_chunk_failure: str
     metadata: Mapping[str, Any]
@@ -57,6 +59,12 @@ class NewJob:
     queues: Mapping[str, Any] | None = None
     #: What people call it; a job without a title is found by its document's id.
     title: str | None = None
+    #: What it is published as, where it has no body.
+    shape: JobShape | None = None
+    #: The merge's stage, where it is not the one of `stages`.
+    merge_message: str | None = None
+    #: Whether its chunks have ranges that a message can name.
+    ranged: bool = True
 
 
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
@@ -112,7 +120,10 @@ def create(
             "merge_share": merge_share,
             "queues": new.queues,
             "title": new.title,
-            "title_key": search_key(new.title or new.document_id),
+            "title_key": search_key(new.title or new.document_id or ""),
+            "shape": new.shape,
+            "merge_message": new.merge_message,
+            "ranged": new.ranged,
             "new_lease": due if lease is None else lease,
         },
     ).first()
@@ -134,6 +145,8 @@ def create(
                     "signature": row.signature,
                     "sent_at": 0.0,
                     "cost": row.cost,
+                    "size": row.chunk.size,
+                    "grows": row.grows or None,
                     "new_due": due,
                 }
                 for row in new.chunks[first : first + _BATCH]
@@ -237,7 +250,7 @@ def end(
         raise Stale
     job = JobRow.of(row)
     events.record(conn, job, _END_EVENTS[status], message=error)
-    return Ended(job=job, task_ids=[*tasks, job.body_task_id])
+    return Ended(job=job, task_ids=[*tasks, *([job.body_task_id] if job.has_body else [])])
 
 
 #: A worker keeps 50,000 (``CELERY_WORKER_REVOKES_MAX``), of every application.

@@ -11,7 +11,15 @@ from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.counters import COUNTERS
 from celery_progress_ext.storage.database import Database
 from celery_progress_ext.storage.expressions import now
-from celery_progress_ext.storage.rows import CHUNK_COLUMNS, JOB_COLUMNS, ChunkRow, JobRow, is_status, unfinished
+from celery_progress_ext.storage.rows import (
+    CHUNK_COLUMNS,
+    JOB_COLUMNS,
+    ChunkRow,
+    JobRow,
+    chunk_size,
+    is_status,
+    unfinished,
+)
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
@@ -84,6 +92,20 @@ def results(database: Database, job_id: str) -> list[tuple[int, str, list[object
     return [(row.chunk_index, row.task_id, row.result) for row in database.rows(_RESULTS, of_job=job_id)]
 
 
+_FIRST_FAILED = (
+    sa.select(chunks.c.task_id)
+    .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.FAILED))
+    .order_by(chunks.c.chunk_index)
+    .limit(1)
+)
+
+
+def first_failed_task(database: Database, job_id: str) -> str | None:
+    """The task id of a job's first failed chunk; None where none failed."""
+    row = database.row(_FIRST_FAILED, of_job=job_id)
+    return None if row is None else str(row.task_id)
+
+
 _BY_STATUS = sa.select(
     jobs.c.status,
     sa.func.count().label("jobs"),
@@ -126,6 +148,7 @@ _CHUNK_LIST = (
         chunks.c.chunk_index,
         chunks.c.page_start,
         chunks.c.page_end,
+        chunk_size.label("pages"),
         chunks.c.status,
         chunks.c.attempt,
         chunks.c.dispatches,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from celery_progress_ext.chunks import UNFINISHED, ChunkProgress, ChunkStatus
-from celery_progress_ext.jobs import ACTIVE, JobStatus
+from celery_progress_ext.jobs import ACTIVE, ChunkFailure, JobShape, JobStatus
 from celery_progress_ext.pace import Pace
 from celery_progress_ext.stages import StageName
 from celery_progress_ext.storage.database import AnyRow
@@ -18,13 +18,30 @@ from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 
 
+class NamedChunk(Protocol):
+    """What a failed chunk is named by."""
+
+    @property
+    def chunk_index(self) -> int: ...
+    @property
+    def page_start(self) -> int: ...
+    @property
+    def page_end(self) -> int: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def grows(self) -> bool | None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRow:
     """A job's row, with ``now``, the database's clock when it was read. Times are seconds since the epoch."""
 
     id: str
-    matter_id: str
-    document_id: str
+    matter_id: str | None
+    document_id: str | None
     status: JobStatus
     stage_name: str
     stage: str
@@ -71,6 +88,9 @@ class JobRow:
     work_floor: float | None
     queues: Mapping[str, Any] | None
     title: str | None
+    shape: str | None
+    merge_message: str | None
+    ranged: bool | None
     now: float
 
     @classmethod
@@ -88,6 +108,24 @@ class JobRow:
             processing=self.processing_chunks,
             completed=self.completed_chunks,
             failed=self.failed_chunks,
+        )
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a merge ends it; else it ends when its chunks are terminal."""
+        return self.shape is None
+
+    def failure(self, chunk: NamedChunk, error: str | None = None) -> ChunkFailure:
+        """The failure of a chunk of this job, for people; ``error`` where it is not that of the chunk's row."""
+        return ChunkFailure(
+            chunk_index=chunk.chunk_index,
+            page_start=chunk.page_start,
+            page_end=chunk.page_end,
+            error=error or chunk.error or "unknown error",
+            unit=self.unit,
+            # A chunk without a range is one unit, and its number that unit's, until its task reports how many it has.
+            ranged=self.ranged is not False and not (chunk.grows and chunk.size),
+            alone=self.shape == JobShape.TASK,
         )
 
     @property
@@ -137,6 +175,8 @@ class ChunkRow:
     steps_total: int | None
     first_at: float | None
     first_steps: int | None
+    size: int | None
+    grows: bool | None
 
     @classmethod
     def of(cls, row: AnyRow) -> ChunkRow:
@@ -146,8 +186,8 @@ class ChunkRow:
 
     @property
     def pages(self) -> int:
-        """How many pages the chunk has."""
-        return self.page_end - self.page_start + 1
+        """How many units the chunk has."""
+        return self.page_end - self.page_start + 1 if self.size is None else self.size
 
     @property
     def expected_cost(self) -> float:
@@ -187,6 +227,10 @@ active = has_status(jobs.c.status, ACTIVE)
 counting = sa.and_(active, jobs.c.stage_name != sa.literal_column(f"'{StageName.MERGE.value}'"))
 #: Every chunk is terminal.
 settled = jobs.c.completed_chunks + jobs.c.failed_chunks == jobs.c.total_chunks
+#: How many units a chunk has.
+chunk_size = sa.func.coalesce(chunks.c.size, chunks.c.page_end - chunks.c.page_start + 1)
+#: A merge ends the job; else it ends when its chunks are terminal.
+has_body = jobs.c.shape.is_(None)
 #: The merge waits for the chunk.
 unfinished = has_status(chunks.c.status, UNFINISHED)
 

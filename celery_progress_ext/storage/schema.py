@@ -21,6 +21,11 @@ def _count(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.Integer, nullable=False, server_default="0")
 
 
+def _units(name: str) -> sa.Column[int]:
+    """A number of units, which may be bytes."""
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
 def _real(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
 
@@ -37,8 +42,9 @@ processing_jobs = sa.Table(
     "processing_jobs",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("matter_id", sa.String(255), nullable=False),
-    sa.Column("document_id", sa.String(255), nullable=False),
+    # The owner, None for a job that only an unscoped credential may read; and the subject.
+    sa.Column("matter_id", sa.String(255)),
+    sa.Column("document_id", sa.String(255)),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("stage_name", sa.String(32), nullable=False),
     sa.Column("stage", sa.Text, nullable=False),
@@ -54,8 +60,8 @@ processing_jobs = sa.Table(
     _count("processing_chunks"),
     _count("completed_chunks"),
     _count("failed_chunks"),
-    _count("pages_total"),
-    _count("pages_done"),
+    _units("pages_total"),
+    _units("pages_done"),
     # Grows by one with every change; the `id:` of the live stream.
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
     # Starts at 1, grows with every retry by a person.
@@ -71,10 +77,10 @@ processing_jobs = sa.Table(
     sa.Column("body_leased_until", sa.Double),
     # By when Celery's chord should have published the body: from then on the reconciler does.
     sa.Column("body_due_at", sa.Double),
-    _count("merge_pages_done"),
+    _units("merge_pages_done"),
     # What the finished chunks took together (`pace.Pace`).
     _count("pace_chunks"),
-    _count("pace_pages"),
+    _units("pace_pages"),
     _real("pace_seconds"),
     _real("pace_sum_log"),
     _real("pace_sum_log_sq"),
@@ -114,6 +120,12 @@ processing_jobs = sa.Table(
     # job of a publisher of before revision 0005.
     sa.Column("title", sa.String(255)),
     sa.Column("title_key", sa.String(255)),
+    # What it was published as, where that has no body (`jobs.JobShape`); None for a chord.
+    sa.Column("shape", sa.String(16)),
+    # The merge's stage in the user's words; None for the words of `stages`.
+    sa.Column("merge_message", sa.Text),
+    # False where its chunks have no ranges that a message could name; None for a job of before revision 0006.
+    sa.Column("ranged", sa.Boolean),
     sa.CheckConstraint(
         "pending_chunks >= 0 AND processing_chunks >= 0 AND completed_chunks >= 0 AND failed_chunks >= 0"
         " AND pending_chunks + processing_chunks + completed_chunks + failed_chunks = total_chunks",
@@ -135,10 +147,10 @@ document_ocr_chunks = sa.Table(
     metadata,
     sa.Column("id", sa.String(80), primary_key=True),
     sa.Column("job_id", sa.String(64), sa.ForeignKey(processing_jobs.c.id, ondelete="CASCADE"), nullable=False),
-    sa.Column("document_id", sa.String(255), nullable=False),
+    sa.Column("document_id", sa.String(255)),
     sa.Column("chunk_index", sa.Integer, nullable=False),
-    sa.Column("page_start", sa.Integer, nullable=False),
-    sa.Column("page_end", sa.Integer, nullable=False),
+    sa.Column("page_start", sa.BigInteger, nullable=False),
+    sa.Column("page_end", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     # Allocated here at every start: the fencing token of the task that works on the chunk.
     _count("attempt"),
@@ -156,8 +168,8 @@ document_ocr_chunks = sa.Table(
     sa.Column("progressed_at", sa.Double),
     sa.Column("finished_at", sa.Double),
     # Most pages ever done, so that a restart does not take back what was shown; and pages of this attempt.
-    _count("pages_done"),
-    _count("attempt_pages_done"),
+    _units("pages_done"),
+    _units("attempt_pages_done"),
     sa.Column("error", sa.Text),
     sa.Column("worker", sa.String(255)),
     # When the broker took the newest message: 0 before it did, None for a row of before revision 0003, which it took.
@@ -170,10 +182,14 @@ document_ocr_chunks = sa.Table(
     sa.Column("cost_done", sa.Double),
     # What this attempt reported last: steps done, of how many; and when it reported first, and which step, since what
     # came before that was start-up, too.
-    sa.Column("steps_done", sa.Integer),
-    sa.Column("steps_total", sa.Integer),
+    sa.Column("steps_done", sa.BigInteger),
+    sa.Column("steps_total", sa.BigInteger),
     sa.Column("first_at", sa.Double),
-    sa.Column("first_steps", sa.Integer),
+    sa.Column("first_steps", sa.BigInteger),
+    # How many units it has; None for those of its range.
+    sa.Column("size", sa.BigInteger),
+    # True where its size is what its task reports as the total.
+    sa.Column("grows", sa.Boolean),
     sa.Index("ix_document_ocr_chunks_unsent", "job_id", sqlite_where=_UNSENT, postgresql_where=_UNSENT),
     sa.UniqueConstraint("job_id", "chunk_index"),
     sa.Index("ix_document_ocr_chunks_job_status", "job_id", "status", "chunk_index"),

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from celery_progress_ext.chunks import ChunkStatus, format_chunk_failure_message
+from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.storage.rows import JobRow, is_status
 from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
@@ -17,7 +17,9 @@ from celery_progress_ext.storage.schema import processing_jobs as jobs
 _OF_JOB = sa.bindparam("of_job", type_=sa.String)
 _LIMIT = sa.bindparam("limit", type_=sa.Integer)
 FAILED = (
-    sa.select(chunks.c.chunk_index, chunks.c.page_start, chunks.c.page_end, chunks.c.error)
+    sa.select(
+        *(chunks.c[name] for name in ("chunk_index", "page_start", "page_end", "error", "size", "grows")),
+    )
     .where(chunks.c.job_id == _OF_JOB, is_status(chunks.c.status, ChunkStatus.FAILED))
     .order_by(chunks.c.chunk_index)
     .limit(_LIMIT)
@@ -32,7 +34,6 @@ RESERVED = (
     .order_by(chunks.c.chunk_index)
     .limit(_LIMIT)
 )
-_PAGES = ("page was not wholly read", "pages were not wholly read")
 _SET_ERROR = sa.update(jobs).where(jobs.c.id == _OF_JOB).values(error=sa.bindparam("new_error", type_=sa.Text))
 
 _MINE = sa.and_(
@@ -67,18 +68,24 @@ def restate_error(conn: Connection, job: JobRow) -> JobRow:
     return replace(job, error=error)
 
 
+def _not_whole(unit: str) -> tuple[str, str]:
+    """What is said of one such unit, and of several. Pages are read; of others nobody knows the singular."""
+    if unit == "pages":
+        return "page was not wholly read", "pages were not wholly read"
+    return f"of the {unit} was not wholly done", f"of the {unit} were not wholly done"
+
+
 def _sentence(conn: Connection, job: JobRow) -> str | None:
     first = conn.execute(FAILED, {"of_job": job.id, "limit": 1}).first() if job.failed_chunks else None
-    rest = [(job.failed_chunks - 1, "chunk failed", "chunks failed"), (job.reservations, *_PAGES)]
+    units = _not_whole(job.unit)
+    rest = [(job.failed_chunks - 1, "chunk failed", "chunks failed"), (job.reservations, *units)]
     if first is not None:
-        sentence = format_chunk_failure_message(
-            first.chunk_index, first.page_start, first.page_end, first.error or "unknown error", job.unit
-        )
+        sentence = job.failure(first).message
     else:
         reserved = conn.execute(RESERVED, {"of_job": job.id, "limit": 1}).first() if job.reservations else None
         if reserved is None:
             return None
         sentence = reserved.reservations[0]["message"]
-        rest = [(job.reservations - 1, *_PAGES)]
+        rest = [(job.reservations - 1, *units)]
     more = [f"{count} more {one if count == 1 else many}" for count, one, many in rest if count > 0]
     return "; ".join([sentence, *more])

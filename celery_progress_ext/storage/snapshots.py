@@ -12,10 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from celery_progress_ext import ids
 from celery_progress_ext.calibration import Promise
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
-from celery_progress_ext.exceptions import JobNotFound
 from celery_progress_ext.jobs import ChunkFailure, FinishTime, JobSnapshot, JobStatus, PageShortfall, StalledChunk
 from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.steady import Shown, steady
@@ -120,7 +120,7 @@ class Snapshots:
         """
         row = self._database.row(_BY_ID, of_job=job_id)
         if row is None:
-            raise JobNotFound(f"There is no job {job_id!r}; it may have been removed by retention.")
+            raise ids.unknown(job_id)
         return self.of(JobRow.of(row))
 
     def find(
@@ -175,6 +175,7 @@ class Snapshots:
             merge_started_at=_moment(job.merge_started_at),
             finished_at=_moment(job.finished_at),
             unit=job.unit,
+            ranged=job.ranged is not False,
         )
 
     @property
@@ -198,14 +199,7 @@ class Snapshots:
         found: list[ChunkFailure | PageShortfall] = []
         if job.failed_chunks:
             found += (
-                ChunkFailure(
-                    chunk_index=row.chunk_index,
-                    page_start=row.page_start,
-                    page_end=row.page_end,
-                    error=row.error or "unknown error",
-                    unit=job.unit,
-                )
-                for row in self._database.rows(shortfalls.FAILED, of_job=job.id, limit=NAMED_LIMIT)
+                job.failure(row) for row in self._database.rows(shortfalls.FAILED, of_job=job.id, limit=NAMED_LIMIT)
             )
         if job.reservations and len(found) < NAMED_LIMIT:
             found += (
@@ -257,7 +251,7 @@ class Snapshots:
         queues, backlog = JobQueues.of(job.queues), self._backlog.get()
         queued = job.pending_chunks > 0
         ahead = backlog.before(queues.chunks, job.created_at, unit=job.unit).pages or 0 if waits and queued else 0
-        if job.merging or queues.body != queues.chunks:
+        if job.merging or not job.has_body or queues.body != queues.chunks:
             return ahead, 0
         everything = backlog.before(queues.body, job.now, unit=job.unit).pages or 0
         own = max(0, job.pages_total - job.pages_done) if queued else 0
@@ -282,6 +276,7 @@ class Snapshots:
             stuck_since=progressed if job.now - progressed > self._settings.stall_seconds else None,
             queue=queues.body if job.chunks.settled else queues.chunks,
             unit=job.unit,
+            merge_message=job.merge_message,
         )
         if standing.works:
             return None

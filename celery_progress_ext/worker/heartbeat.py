@@ -43,6 +43,7 @@ class Work:
     total: int | None = None
     done_at: float = field(default_factory=time.monotonic)
     written_done: int = 0
+    written_total: int | None = None
     #: The last write of any kind, for the lease; and of pages, for their rate.
     written_at: float = field(default_factory=time.monotonic)
     paged_at: float = 0.0
@@ -171,12 +172,12 @@ class Heartbeats:
             work.superseded = work.attempt is None
             work.written_at = time.monotonic()
         elif self._has_news(work):
-            done = work.done
+            done, work.written_total = work.done, work.total
             at_work = self._recording.chunks.progressed(
                 work.task,
                 attempt=work.attempt,
                 done=done,
-                total=work.total,
+                total=work.written_total,
                 seconds_since_progress=time.monotonic() - work.done_at,
             )
             self._written(work, done, counts=at_work is not None)
@@ -188,15 +189,17 @@ class Heartbeats:
         assert work.attempt is not None
         job_id = work.task.job_id
         if self._has_news(work):
-            done = work.done
-            counts = self._recording.bodies.progressed(job_id, attempt=work.attempt, done=done, total=work.total)
+            done, total = work.done, work.total
+            work.written_total = total
+            counts = self._recording.bodies.progressed(job_id, attempt=work.attempt, done=done, total=total)
             self._written(work, done, counts=counts)
         elif self._beat_due(work):
             counts = self._recording.bodies.alive(job_id, attempt=work.attempt)
             self._written(work, work.written_done, counts=counts)
 
     def _has_news(self, work: Work) -> bool:
-        return work.done != work.written_done and time.monotonic() - work.paged_at >= work.pages_seconds
+        news = work.done != work.written_done or work.total != work.written_total
+        return news and time.monotonic() - work.paged_at >= work.pages_seconds
 
     def _beat_due(self, work: Work) -> bool:
         return time.monotonic() - work.written_at >= self._settings.heartbeat_seconds

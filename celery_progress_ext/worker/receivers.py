@@ -122,19 +122,20 @@ def claim_or_refuse(sender: Any, task_id: str) -> None:
 def hand_over(sender: Any, replacement: Any) -> None:
     """A task replaces itself: the replacement has its id, and goes on with its chunk or its merge.
 
-    :raises InvalidCanvas: for a tracked chord, whose job has a result of its own: the id would never get one.
+    :raises InvalidCanvas: for a canvas that is tracked, whose job has a result of its own: the id would never get one.
     """
     found = _tracked(sender, sender.request.id)
     if found is None:
         return
-    if getattr(replacement, "subtask_type", None) == "tracked_chord":
+    canvas = getattr(replacement, "subtask_type", None) or ""
+    if canvas.startswith("tracked_"):
         raise InvalidCanvas(
-            "A task of a tracked chord cannot replace itself by a tracked chord: start that with apply_async, and"
-            " return what names it."
+            f"A tracked task cannot replace itself by a {canvas}: start that with apply_async, and return what names"
+            " it."
         )
     tracking, task = found
     work = tracking.heartbeats.end(sender.request.id)
-    leases = _CANVAS_LEASES if getattr(replacement, "subtask_type", None) else 1
+    leases = _CANVAS_LEASES if canvas else 1
     due = leases * tracking.lease_seconds
     if task.chunk_index is None:
         if work is not None and work.attempt is not None:

@@ -20,6 +20,7 @@ logger = get_logger(__name__)
 PROGRESS = "PROGRESS"
 
 
+_LARGEST = 2**62
 #: Stop publishing PROGRESS so long before the hard time limit (F20). Seconds.
 _LAST_SECONDS = 1.0
 
@@ -37,9 +38,12 @@ class Reporter:
             return
         if work.superseded:
             raise Superseded("the job ended, or another attempt took over")
+        # Numbers of any kind, which every database takes.
+        done, total = _whole(done), None if total is None else _whole(total)
         first = work.done == 0
         if done != work.done:
-            work.done, work.total, work.done_at = done, total, time.monotonic()
+            work.done, work.done_at = done, time.monotonic()
+        work.total = total
         if first and done:
             self._heartbeats.nudge()
         if not _nearly_killed(task, work) and work.publish_due(PAGES_SECONDS):
@@ -64,7 +68,7 @@ class Reporter:
         if work is None:
             return
         if work.task.chunk_index is not None or work.attempt is None:
-            raise IllegalTransition("Only the body of a tracked chord can finish its job.")
+            raise IllegalTransition("Only the body of a tracked chord can finish its job; a chunk's job goes on.")
         # From here on its heartbeats would wait for the row that the user's transaction holds.
         with work.lock:
             work.ended = True
@@ -83,6 +87,11 @@ class Reporter:
         except Exception as error:
             # A result backend that is away must not fail the chunk.
             logger.warning("update_state_failed", job_id=work.task.job_id, error=type(error).__name__)
+
+
+def _whole(number: float) -> int:
+    """A number of steps as the rows hold it."""
+    return max(0, min(int(number), _LARGEST))
 
 
 def _nearly_killed(task: Task, work: Work) -> bool:

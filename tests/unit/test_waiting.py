@@ -81,7 +81,7 @@ def test_each_reason_has_its_sentence(standing: Standing, reason: str | None) ->
         (MERGE_DUE, _roster("other"), None, "The merge waits: no worker listens to queue ocr.", False),
         (IDLE, _roster("ocr"), TWO_BEFORE, "2 documents, 900 pages before it.", True),
         (IDLE, _roster("ocr"), Before(jobs=1), "1 document before it.", True),
-        (replace(IDLE, unit="rows"), _roster("ocr"), TWO_BEFORE, "2 documents, 900 rows before it.", True),
+        (replace(IDLE, unit="rows"), _roster("ocr"), TWO_BEFORE, "2 jobs, 900 rows before it.", True),
         (MERGE_DUE, _roster("ocr"), TWO_BEFORE, "The merge waits: 2 documents, 900 pages before it.", True),
         (MERGE_DUE, _roster("ocr"), None, "The merge waits for a free worker.", True),
         (replace(IDLE, started=False), _roster("ocr"), None, "It waits for a free worker.", True),
