@@ -457,6 +457,7 @@ class tracked_group(tracked_chord):
         costs: Sequence[float] | None = None,
         kind: str | None = None,
         lane: str | None = None,
+        title: str | None = None,
         app: Celery | None = None,
     ) -> None: ...
     @overload

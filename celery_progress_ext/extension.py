@@ -247,6 +247,7 @@ class CeleryProgress:
         metadata: Mapping[str, Any] | None = None,
         kind: str | None = None,
         lane: str | None = None,
+        title: str | None = None,
     ) -> canvas.tracked_task:
         """A single task as a job of its own: ``progress.track(task.s(…)).apply_async()`` gives its
         :class:`TrackedJob`. What the task reports moves its bar, it is run again where it is lost, and its result is
@@ -267,6 +268,7 @@ class CeleryProgress:
             metadata=metadata,
             kind=kind,
             lane=lane,
+            title=title,
             app=self.app,
         )
 
