@@ -90,18 +90,6 @@ INTERNALS: tuple[Internal, ...] = (
         parameters=("self",),
     ),
     Internal(
-        "celery.result.AsyncResult._cache",
-        "tracked_job",
-        "Reset when a job is retried: the handle has read the result of the run before. `forget()` would reset it too,"
-        " but deletes the result, which the retry has done by then and the new run may have stored.",
-    ),
-    Internal(
-        "celery.result.AsyncResult._on_fulfilled",
-        "tracked_job",
-        "A handle of a job that is retried waits anew, by a promise made as `AsyncResult.__init__` makes it: its own is"
-        " fulfilled for good once the first run's result was read, and `get` would return before there is another.",
-    ),
-    Internal(
         "celery.result.AsyncResult.__del__",
         "tracked_job",
         "Overridden to do nothing: it unsubscribes, and holds up the process while Redis is away.",

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from celery.exceptions import TimeoutError
 from celery.result import AsyncResult
-from vine import promise
 
 from celery_progress_ext.broadcast import Broadcaster, Message, Subscription, job_channel
 from celery_progress_ext.context import ProcessContext
@@ -191,9 +190,9 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         :raises IllegalTransition: unless the job is PARTIAL, FAILED or CANCELLED.
         """
         snapshot = self._extension.retry_failed(self.id)
-        # What this handle has read of the run before, and that it was ready.
-        self._cache = None
-        self.on_ready = promise(self._on_fulfilled, weak=True)
+        # Anew: it has read the result of the run before, and would not wait for another. Not by `forget()`, which
+        # deletes the result: the new run may have stored its own.
+        super().__init__(self.id, app=self.app, parent=self.parent)
         return snapshot
 
     def cancel(self) -> JobSnapshot:

@@ -56,8 +56,10 @@ _SCHEMAS: dict[str, Schema] = {
     "Job": _object(
         {
             "job_id": {"type": "string"},
-            "matter_id": {"type": "string"},
-            "document_id": {"type": "string"},
+            "matter_id": _or_null({"type": "string"}),
+            "document_id": _or_null({"type": "string"}),
+            "owner": _or_null({"type": "string"}),
+            "subject": _or_null({"type": "string"}),
             "title": _or_null({"type": "string"}),
             "version": _COUNT,
             "status": {"enum": [status.value for status in JobStatus]},
@@ -68,6 +70,8 @@ _SCHEMAS: dict[str, Schema] = {
             "waiting": _or_null({"type": "object"}),
             "chunks": _object({"total": _COUNT, **{status.value: _COUNT for status in ChunkStatus}}),
             "pages": _object({"total": _COUNT, "done": _COUNT}),
+            "unit": {"type": "string"},
+            "ranged": {"type": "boolean"},
             "eta": _or_null(_object({"finish_at": _TIME, "earliest": _TIME, "latest": _TIME})),
             "metadata": {"type": "object"},
             "failures": {"type": "array", "items": {"type": "object"}},

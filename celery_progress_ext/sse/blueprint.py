@@ -287,8 +287,9 @@ def progress_events(
     package's JavaScript.
 
     :param progress: a ``CeleryProgress``.
-    :param authorize: called with the owner (matter) of what a request without a token asks for; it aborts when the request
-        may not read that. None for a job without an owner: let only a credential through that may read everything.
+    :param authorize: called with the owner (matter) of what a request without a token asks for; it aborts when the
+        request may not read that. None for a job without an owner: let only a credential through that may read
+        everything.
     :param keepalive_seconds: a stream is never silent for longer, and a client that is gone is noticed within it.
     :param poll_seconds: how often the database is read while nothing is broadcast.
     :param max_streams: per process; a client that comes when it is full is asked to try again in 10 s.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, chord, group
@@ -71,13 +73,17 @@ def test_a_body_is_needed(app: Celery) -> None:
     ("ranges", "words"),
     [
         ([(1, 25)], "2 header tasks but 1 ranges"),
-        ([(1, 25), (25, 50)], "overlaps"),
-        ([(1, 25), (27, 50)], "gap"),
-        ([(1, 25), (50, 26)], "ends before it begins"),
+        ([(1, 25), (25, 50)], r"Ranges 0 and 1 overlap: \(1, 25\) and \(25, 50\).*counted twice"),
+        ([(26, 50), (0, 26)], "Ranges 0 and 1 overlap"),
+        ([(1, 25), (50, 26)], r"Range 1 ends before it begins: \(50, 26\)"),
+        ([(1, 25), ("a", "f")], r"Range 1 must be two whole numbers.*give sizes alone"),
+        ([(1, 25), (26, 50, 1)], "Range 1 must be two whole numbers"),
+        ([(1, 25), range(26, 26)], "Range 1 must be a range of step 1 that is not empty"),
+        ([(1, 25), (26, 10**30)], "no database's integer holds"),
     ],
 )
-def test_ranges_that_do_not_fit_are_refused(app: Celery, ranges: list[tuple[int, int]], words: str) -> None:
-    """A page counted twice, or never, would make the bar lie."""
+def test_ranges_that_cannot_be_are_refused(app: Celery, ranges: list[Any], words: str) -> None:
+    """A unit that is counted twice would make the bar lie."""
     with pytest.raises(InvalidCanvas, match=words):
         _chord(app, _work(app), ranges=ranges).apply_async()
 
@@ -94,10 +100,46 @@ def test_an_unknown_policy_is_refused(app: Celery) -> None:
         _chord(app, _work(app), on_chunk_failure="ignore").apply_async()
 
 
-def test_a_matter_is_needed(app: Celery) -> None:
-    """A job without one could be read by nobody, or by everybody."""
-    with pytest.raises(InvalidCanvas, match="matter_id"):
-        _chord(app, _work(app), matter_id="")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"matter_id": ""}, "The matter_id of a tracked_chord must be a string that is not empty"),
+        ({"subject": ["d"], "document_id": None}, "The subject .* or leave it out"),
+        ({"owner": "n"}, "owner and matter_id are two names of one thing, but are 'n' and 'm'"),
+        ({"document_id": "d" * 256}, "at most 255 characters, not 256"),
+        ({"unit": ""}, "unit must be 1 to 32 characters"),
+        ({"merge_message": 7}, "merge_message must be 1 to 200 characters of text, not 7"),
+        ({"sizes": [3, 0]}, "The size of chunk 1 must be a whole number from 1 on, not 0"),
+        ({"sizes": [3, 2.5]}, "The size of chunk 1"),
+    ],
+)
+def test_words_and_ids_that_cannot_be_are_refused(app: Celery, options: dict[str, Any], words: str) -> None:
+    """With a sentence that says which, and what would do."""
+    with pytest.raises(InvalidCanvas, match=words):
+        _chord(app, _work(app), **options)
+
+
+def test_sizes_for_another_number_of_tasks_are_refused(app: Celery) -> None:
+    """One for each."""
+    with pytest.raises(InvalidCanvas, match="2 header tasks but 1 sizes; give one size per task"):
+        _chord(app, _work(app), sizes=[3]).apply_async()
+
+
+def test_no_id_is_needed(app: Celery) -> None:
+    """Nor ranges: `tracked_chord(header, body)` is a job that only an unscoped credential may read."""
+    snapshot = tracked_chord(_work(app), app.signature("merge"), app=app).apply_async().snapshot()  # type: ignore[arg-type]
+    assert (snapshot.owner, snapshot.subject, snapshot.matter_id, snapshot.document_id) == (None, None, None, None)
+    wire = snapshot.to_dict()
+    assert (wire["matter_id"], wire["document_id"], wire["owner"]) == (None, None, None)
+
+
+def test_an_owner_is_a_matter_by_another_name(app: Celery) -> None:
+    """And a subject a document; an id that is a number or a UUID becomes text."""
+    job = tracked_chord(_work(app), app.signature("merge"), owner=7, subject=UUID(int=1), app=app).apply_async()  # type: ignore[arg-type]
+    snapshot = job.snapshot()
+    assert (snapshot.matter_id, snapshot.document_id) == ("7", str(UUID(int=1)))
+    assert [each.job_id for each in CeleryProgress.of(app).jobs.list(owner="7")] == [job.id]
+    assert CeleryProgress.of(app).jobs.list("other") == []
 
 
 def test_a_refused_chord_leaves_nothing_behind(app: Celery) -> None:

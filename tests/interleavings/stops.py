@@ -18,7 +18,7 @@ from celery import Celery
 from celery.worker.request import Request
 from kombu.message import Message
 
-from celery_progress_ext import CeleryProgress, tracked_chord
+from celery_progress_ext import CeleryProgress, tracked_chord, tracked_group
 from celery_progress_ext.tracked_job import TrackedJob
 
 LEASE, TICK = 30.0, 5.0
@@ -53,6 +53,13 @@ class Process:
         canvas = tracked_chord(
             header, self.app.signature("merge"), matter_id="m", document_id="d", app=self.app
         ) | self.app.signature("follow")
+        return canvas.apply_async()
+
+    def publish_group(self, *, failing: int | None = None) -> TrackedJob:
+        """The same without a merge: a tracked group, and what is called with its result."""
+        header = [self.app.signature("chunk", args=(number, number == failing)) for number in range(2)]
+        canvas = tracked_group(header, app=self.app)
+        canvas.link(self.app.signature("follow"))
         return canvas.apply_async()
 
     def work(self, *, late_ack: bool = True) -> None:
@@ -169,7 +176,7 @@ def _app(database_url: str, effects: list[str]) -> Celery:
         return sum(results)
 
     @app.task(name="follow", shared=False)  # type: ignore[untyped-decorator]
-    def follow(total: int) -> int:
+    def follow(total: object) -> object:
         effects.append(f"follow {total}")
         return total
 

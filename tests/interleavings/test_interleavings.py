@@ -26,6 +26,8 @@ _COVERING = {
     "failing": ("fail_and_end", "fail_another", "complete_two", "cancel"),
     "merging": ("claim", "finish", "cancel"),
     "cancelled": ("complete_two", "reopen", "start", "expire"),
+    "last_chunk": ("complete", "complete_two", "fail_and_end", "settle", "cancel"),
+    "group_ended": ("complete", "reopen"),
 }
 _THREES = ("start", "complete", "cancel", "reopen")
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import JobStatus, ids
+from celery_progress_ext.jobs import JobShape
 from celery_progress_ext.recovery import queries
 from celery_progress_ext.storage import body_changes, chunk_changes, endings, job_changes, retention, sending
 from tests.interleavings.explorer import forget
@@ -26,13 +27,17 @@ def _write(rows: Rows, work: Callable[[Any], Any]) -> Any:
 
 
 def _fail_and_end(rows: Rows, job_id: str) -> Any:
-    """The first failure ends the job, in one transaction: as ``ChunkRecorder.failed`` has it."""
+    """The first failure ends the job, or the last chunk's does where there is no body, in one transaction: as
+    ``ChunkRecorder.failed`` has it.
+    """
 
     def write(conn: Connection) -> Any:
         job_changes.lock_run_that_fails(conn, job_id)
         change = chunk_changes.fail(conn, ids.chunk_id(job_id, 0), error="boom")
-        if change is None or change.job.on_chunk_failure != "fail":
-            return change
+        if change is None:
+            return None
+        if change.job.on_chunk_failure != "fail":
+            return body_changes.end_without_body(conn, change.job)
         return job_changes.end(conn, job_id, JobStatus.FAILED, error="boom")
 
     return rows.database.write(write)
@@ -73,6 +78,7 @@ WRITES: Mapping[str, Write] = {
     "body_sent": lambda rows, job: _write(rows, lambda conn: body_changes.sent(conn, job, dispatches=1, grace=LEASE)),
     "body_not_sent": lambda rows, job: _write(rows, lambda conn: body_changes.not_sent(conn, job, dispatches=1)),
     "body_postpone": lambda rows, job: _write(rows, lambda conn: body_changes.postpone(conn, job, grace=LEASE)),
+    "settle": lambda rows, job: rows.settle(job),
     "take_unsent": lambda rows, job: _write(rows, lambda conn: sending.take_unsent(conn, job, lease=LEASE)),
     "mark_sent": lambda rows, job: _write(
         rows,
@@ -171,6 +177,20 @@ def _reopened(rows: Rows) -> str:
     return job
 
 
+def _last_chunk(rows: Rows) -> str:
+    """A group, which has no body: it ends with the chunk that is at work."""
+    job = rows.create(2, shape=JobShape.GROUP)
+    rows.start(job, 0)
+    rows.complete(job, 1)
+    return job
+
+
+def _group_ended(rows: Rows) -> str:
+    job = _last_chunk(rows)
+    _fail_and_end(rows, job)
+    return job
+
+
 STATES: Mapping[str, State] = {
     "absent": _absent,
     "pending": _pending,
@@ -182,4 +202,6 @@ STATES: Mapping[str, State] = {
     "cancelled": _cancelled,
     "partial": _partial,
     "reopened": _reopened,
+    "last_chunk": _last_chunk,
+    "group_ended": _group_ended,
 }

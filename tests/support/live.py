@@ -177,7 +177,7 @@ def live_app(
     broadcaster: Broadcaster,
     *,
     redis_url: str | None = "redis://somewhere",
-    authorize: Callable[[str], None] = lambda matter_id: None,
+    authorize: Callable[[str | None], None] = lambda matter_id: None,
     **options: Any,
 ) -> tuple[Flask, JobsInMemory, ProgressEvents]:
     """An app with the streams of an empty job service."""

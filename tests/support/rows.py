@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection
 from celery_progress_ext import JobStatus, ids
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
-from celery_progress_ext.storage import Database, Snapshots, sending, shortfalls
+from celery_progress_ext.jobs import JobShape
+from celery_progress_ext.storage import Database, Snapshots, lookups, sending, shortfalls
 from celery_progress_ext.storage import body_changes as body
 from celery_progress_ext.storage import chunk_changes as chunks
 from celery_progress_ext.storage import job_changes as jobs
@@ -77,13 +78,15 @@ class Rows:
         sent: bool = True,
         kind: str | None = None,
         costs: Sequence[float] | None = None,
+        shape: JobShape | None = None,
+        owner: str | None = "m",
     ) -> str:
         """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
         job_id = ids.new_job_id()
         new = self.new_job(job_id, total, policy=policy, pages=pages, document_id=document_id, signatures=signatures)
         if costs is not None:
             new = replace(new, chunks=[replace(row, cost=cost) for row, cost in zip(new.chunks, costs, strict=True)])
-        new = replace(new, kind=kind)
+        new = replace(new, kind=kind, shape=shape, matter_id=owner)
         assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
         if sent:
             self._mark_sent(job_id, [(chunk.id, chunk.task_id) for chunk in new.chunks], due=due)
@@ -223,6 +226,15 @@ class Rows:
 
     def finish(self, job_id: str, attempt: int) -> Any:
         return self.database.write(lambda conn: body.finish(conn, job_id, attempt=attempt))
+
+    def settle(self, job_id: str) -> Any:
+        """The reconciler ends a job without a body, whose last chunk nobody counted as that."""
+
+        def write(conn: Connection) -> Any:
+            job = lookups.job(self.database, job_id)
+            return None if job is None else body.end_without_body(conn, job)
+
+        return self.database.write(write)
 
     def end(self, job_id: str, status: JobStatus = JobStatus.CANCELLED) -> Any:
         return self.database.write(lambda conn: jobs.end(conn, job_id, status, error=None))

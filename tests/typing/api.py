@@ -24,6 +24,7 @@ from celery_progress_ext import (
     TrackedJob,
     __version__,
     tracked_chord,
+    tracked_group,
 )
 
 app = Celery("typing")
@@ -43,8 +44,15 @@ chord = tracked_chord(
 )
 tracked_chord(header, body, matter_id="m", document_id="d", on_chunk_failur="fail")  # type: ignore[call-overload]
 tracked_chord(header, body, matter_id="m", document_id="d", on_chunk_failure="retry")  # type: ignore[call-overload]
-tracked_chord(header, body, matter_id="m")  # type: ignore[call-overload]
+tracked_chord(header, body)
+tracked_chord(header, body, owner="m", subject=7, ranges=[range(25), (25, 49)], merge_message="Importing the totals")
 tracked_chord(header, body, matter_id="m", document_id="d", ranges=["1-25"])  # type: ignore[list-item]
+tracked_chord(header, body, sizes=["many"])  # type: ignore[list-item]
+tracked_chord(header, body, merge_mesage="Importing")  # type: ignore[call-overload]
+assert_type(tracked_group(header, owner="m", sizes=[40], unit="rows").apply_async(), TrackedJob)
+tracked_group(header, merge_message="Importing")  # type: ignore[call-overload]
+assert_type(progress.track(body, subject="import-7", unit="rows", size=40).apply_async(), TrackedJob)
+progress.track(body, ranges=[(1, 2)])  # type: ignore[call-arg]
 
 job = chord.apply_async()
 assert_type(job, TrackedJob)
@@ -53,6 +61,7 @@ assert_type(job.watch(), Iterator[JobSnapshot])
 assert_type(job.awatch(), AsyncIterator[JobSnapshot])
 assert_type(job.snapshot().status, JobStatus)
 assert_type(job.snapshot().created_at, datetime)
+assert_type(job.snapshot().owner, str | None)
 assert_type(progress.job("job_x"), TrackedJob)
 assert_type(__version__, str)
 job.watch(timout=3)  # type: ignore[call-arg]

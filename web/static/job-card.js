@@ -67,7 +67,7 @@ export class JobCard {
     this.element.dataset.status = job.status;
     this.element.dataset.version = job.version;
     this.element.classList.toggle("merging", merging);
-    parts.name.textContent = job.metadata.filename ?? job.document_id;
+    parts.name.textContent = job.metadata.filename ?? job.document_id ?? job.job_id;
     parts.status.textContent = LABELS[job.status] ?? job.status;
     parts.stage.textContent = this.#stageText();
     parts.percent.textContent = `${job.progress_pct}%`;
@@ -122,7 +122,8 @@ export class JobCard {
     const { snapshot: job, parts } = this;
     show(parts.stalled, job.stalled.length > 0);
     const lines = job.stalled.slice(0, NAMED_FAILURES).map((chunk) => {
-      const which = `Chunk ${chunk.chunk_index + 1} (${job.unit} ${chunk.page_start}-${chunk.page_end})`;
+      const range = job.ranged ? ` (${job.unit} ${chunk.page_start}-${chunk.page_end})` : "";
+      const which = `Chunk ${chunk.chunk_index + 1}${range}`;
       return `${which} has made no progress for ${duration(chunk.seconds)}: ${chunk.reason}.`;
     });
     if (job.stalled.length > NAMED_FAILURES) lines.push(`And ${job.stalled.length - NAMED_FAILURES} more.`);
@@ -162,7 +163,7 @@ export class JobCard {
 
   async #fetchChunks() {
     try {
-      drawChunks(this.parts.grid, await fetchJson(`${this.url}/chunks`), this.snapshot.unit);
+      drawChunks(this.parts.grid, await fetchJson(`${this.url}/chunks`), this.snapshot);
     } catch {
       // The next change of the counts asks again; whether the server answers is shown by the live sign.
     } finally {
