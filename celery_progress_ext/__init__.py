@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__: str
 
 if TYPE_CHECKING:
-    from celery_progress_ext.canvas import tracked_chord, tracked_group, tracked_task
+    from celery_progress_ext.canvas import tracked_chord, tracked_group
     from celery_progress_ext.chunks import ChunkProgress, ChunkStatus, format_chunk_failure_message
     from celery_progress_ext.exceptions import (
         ChunkNotFound,
@@ -68,7 +68,6 @@ __all__ = [
     "jobs_forgotten",
     "tracked_chord",
     "tracked_group",
-    "tracked_task",
 ]
 
 #: The module of each public name, imported when it is asked for: Celery imports this package in each of its commands
@@ -104,7 +103,6 @@ _MODULES = {
     "jobs_forgotten": "signals",
     "tracked_chord": "canvas",
     "tracked_group": "canvas",
-    "tracked_task": "canvas",
 }
 
 
