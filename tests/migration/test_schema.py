@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 import sqlalchemy as sa
@@ -14,10 +14,13 @@ from alembic.script import ScriptDirectory
 from celery_progress_ext.exceptions import DatabaseAway
 from celery_progress_ext.recovery import queries
 from celery_progress_ext.storage import Database
+from celery_progress_ext.storage import migrate as migration
+from celery_progress_ext.storage.audit import audit
 from celery_progress_ext.storage.migrate import SCRIPTS, config, migrate
 from celery_progress_ext.storage.revisions import current, head, known
 from celery_progress_ext.storage.schema import metadata
 from celery_progress_ext.story import JobTrackingService
+from tests.support import life_cycle
 
 
 @pytest.fixture
@@ -99,6 +102,44 @@ def test_jobs_of_before_are_found_by_their_file_names(database: Database) -> Non
     found = JobTrackingService(database)
     assert [(job.job_id, job.title) for job in found.list("m", search="MULLER")] == [("j0", "Brief Müller.pdf")]
     assert [(job.job_id, job.title) for job in found.list("m", search="d1")] == [("j1", None)]
+
+
+def _contents(database: Database, columns: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """These columns of every row of each table, and every index with its condition."""
+    with database.engine.connect() as conn:
+        found = {
+            table.name: [
+                str(row) for row in conn.execute(sa.select(*(c for c in table.c if c.name in columns[table.name])))
+            ]
+            for table in metadata.sorted_tables
+        }
+        asked = (
+            "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            if database.dialect == "sqlite"
+            else "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        )
+        found["indexes"] = [" ".join(text.split()) for text in conn.execute(sa.text(asked)).scalars()]
+    return {name: sorted(rows) for name, rows in found.items()}
+
+
+def test_a_full_database_comes_through_the_newest_revision_as_it_was(database: Database, database_url: str) -> None:
+    """SQLite builds tables anew for it: no chunk, no event and no index is lost, and jobs go on."""
+    migrate(database)
+    life_cycle.live(database_url)
+    whole = {table.name: table.c.keys() for table in metadata.sorted_tables}
+    full = _contents(database, whole)
+    with database.engine.connect() as conn, migration._foreign_keys_off(conn), conn.begin():
+        command.downgrade(config(conn), known()[1])
+        inspected = sa.inspect(conn)
+        columns = {name: {each["name"] for each in inspected.get_columns(name)} for name in metadata.tables}
+    before = _contents(database, columns)
+    assert len(before["job_events"]) == len(full["job_events"]) > 20
+    migrate(database)
+    after = _contents(database, columns)
+    assert {name: after[name] for name in metadata.tables} == {name: before[name] for name in metadata.tables}
+    assert after["indexes"] == full["indexes"]
+    assert audit(database) == []
+    life_cycle.live(database_url)
 
 
 _LOOKUPS = {
