@@ -322,6 +322,7 @@ class JobSnapshot:
             pages_total=record["pages"]["total"],
             pages_done=record["pages"]["done"],
             unit=unit,
+            ranged=record.get("ranged", True),
             eta=None if eta is None else FinishTime(**{name: datetime.fromisoformat(eta[name]) for name in _ETA}),
             metadata=record["metadata"],
             failures=tuple(_failure(each, unit) for each in record["failures"]),
@@ -340,14 +341,25 @@ class JobSnapshot:
 _ETA = ("finish_at", "earliest", "latest")
 _CHUNKS = ("total", "pending", "processing", "completed", "failed")
 _STALLED = ("chunk_index", "page_start", "page_end", "seconds", "reason")
+#: Whether a failed chunk may be named by its range, and whether it may be one task alone.
+_NAMED_BY = ((True, False), (False, False), (False, True))
 
 
 def _failure(record: Mapping[str, Any], unit: str) -> ChunkFailure | PageShortfall:
     index, first, last = record["chunk_index"], record["page_start"], record["page_end"]
-    head, message = format_chunk_failure_message(index, first, last, "", unit), record["message"]
-    if message.startswith(head):
-        error = message.removeprefix(head)
-        return ChunkFailure(chunk_index=index, page_start=first, page_end=last, error=error, unit=unit)
+    message = record["message"]
+    for ranged, alone in _NAMED_BY:
+        head = failure_message(index, first, last, "", unit=unit, ranged=ranged, alone=alone)
+        if message.startswith(head):
+            return ChunkFailure(
+                chunk_index=index,
+                page_start=first,
+                page_end=last,
+                error=message.removeprefix(head),
+                unit=unit,
+                ranged=ranged,
+                alone=alone,
+            )
     return PageShortfall(chunk_index=index, page=first, message=message)
 
 

@@ -108,7 +108,7 @@ def authorize(matter_id: str | None, role: Role = Role.READ) -> None:
         raise Problem(403, "other-matter", "Your credential does not open this matter.")
 
 
-def authorize_reading(job_id: str, matter_id: str) -> None:
+def authorize_reading(job_id: str, matter_id: str | None) -> None:
     """Let the request read a job: with a token that opens it, else as :func:`authorize`.
 
     :raises Problem: 401 or 403.

@@ -73,7 +73,8 @@ def test_a_chunk_without_a_range_is_as_large_as_its_task_reports(chords: Bench, 
     chords.start_worker(worker)
     seen = follow(job)
     last = seen[-1]
-    assert (last.pages_total, last.pages_done) == (40 + 160 + 1, 200)
+    # Whether the one that failed had reported its one row, a moment decides.
+    assert last.pages_total == 40 + 160 + 1 and last.pages_done in (200, 201)
     assert last.error == "Chunk 3 failed: boom"
     for values in ([each.pages_done for each in seen], [each.work_pct for each in seen]):
         assert values == sorted(values)

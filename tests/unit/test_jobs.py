@@ -115,9 +115,12 @@ def test_a_snapshot_can_be_read_back_from_the_wire() -> None:
         failures=(
             ChunkFailure(chunk_index=4, page_start=101, page_end=125, error="Document AI timeout"),
             PageShortfall(chunk_index=5, page=130, message="Page 130 could not be rendered."),
+            ChunkFailure(chunk_index=6, page_start=7, page_end=7, error="boom", ranged=False),
+            ChunkFailure(chunk_index=0, page_start=1, page_end=1, error="boom", ranged=False, alone=True),
         ),
         stalled=(StalledChunk(chunk_index=1, page_start=26, page_end=50, seconds=40.0, reason="it is alive"),),
         title="scan.pdf",
+        ranged=False,
         finished_at=moment(130.25),
     )
     wire = json.loads(json.dumps({**snapshot.to_dict(), "new": 1}))
