@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from tasks.engines import ENGINES
+from tasks.engines.paddle_models import PaddleLanguageUnknown, PaddleUnavailable, find_models, is_cjk
 from tasks.languages import LanguageUnavailable, find_data
 from tasks.settings import CHUNK_PAGES, DPI, MODES, ServiceSettings
 
@@ -67,15 +68,23 @@ class OcrOptions:
         return options
 
     def check(self) -> None:
-        """Whether the language can be had, by the engine that is to read it.
+        """Whether the engine can be had, and the language by it.
 
         :raises InvalidOption: when it cannot.
         """
-        if self.engine == "tesseract":
+        cjk = is_cjk(self.language)
+        if self.engine == "tesseract" or (self.engine == "auto" and not cjk):
             try:
                 find_data(self.language)
             except LanguageUnavailable as error:
                 raise InvalidOption("language", str(error)) from None
+        if self.engine in ("ppocr", "auto"):
+            try:
+                find_models(self.language if self.engine == "ppocr" or cjk else "eng")
+            except PaddleLanguageUnknown as error:
+                raise InvalidOption("language", str(error)) from None
+            except PaddleUnavailable as error:
+                raise InvalidOption("engine", str(error)) from None
 
     def check_pages(self, count: int) -> None:
         """Whether a document of so many pages has any that is asked for.

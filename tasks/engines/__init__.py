@@ -71,6 +71,8 @@ class OcrEngine(Protocol):
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
         "tesseract": "tasks.engines.tesseract",
+        "ppocr": "tasks.engines.ppocr",
+        "auto": "tasks.engines.auto",
         "null": "tasks.engines.null",
     }
 )

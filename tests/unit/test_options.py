@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks import languages
-from tasks.engines import Bitmap, make_engine
+from tasks.engines import Bitmap, EngineUnavailable, make_engine, paddle_models
 from tasks.languages import LanguageUnavailable, find_data
 from tasks.options import InvalidOption, OcrOptions
 from tasks.settings import ServiceSettings
@@ -51,7 +51,7 @@ def test_every_option_can_be_chosen() -> None:
         ("pages", "0", "pages must be numbers and ranges"),
         ("pages", "1,,2", "pages must be numbers and ranges"),
         ("rotate_pages", "perhaps", "rotate_pages must be true or false, not 'perhaps'."),
-        ("engine", "crystal-ball", "engine must be one of tesseract, null, not 'crystal-ball'."),
+        ("engine", "crystal-ball", "engine must be one of tesseract, ppocr, auto, null, not 'crystal-ball'."),
         ("language", "../../etc", "'../../etc' is no language of Tesseract"),
         ("language", "klingon", "'klingon' is no language of Tesseract"),
         ("language", "eng+", "'' is no language of Tesseract"),
@@ -97,3 +97,30 @@ def test_a_language_cannot_name_a_file_elsewhere(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path / "folder"))
     with pytest.raises(LanguageUnavailable):
         find_data("../x")
+
+
+@pytest.mark.parametrize("engine", ["ppocr", "auto"])
+def test_an_engine_that_is_not_installed(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says what to install, and where."""
+    monkeypatch.setattr(paddle_models, "find_spec", lambda name: None)
+    with pytest.raises(InvalidOption, match="Install the extra `ppocr`") as error:
+        OcrOptions.parse({"engine": engine}, SETTINGS)
+    assert error.value.option == "engine"
+    with pytest.raises(EngineUnavailable, match="Install the extra"):
+        make_engine(engine, "eng")
+
+
+def test_each_engine_has_languages_of_its_own() -> None:
+    """Chinese needs no data of Tesseract's where the other engine reads it."""
+    assert OcrOptions.parse({"engine": "ppocr", "language": "chi_sim+eng"}, SETTINGS).language == "chi_sim+eng"
+    assert OcrOptions.parse({"engine": "auto", "language": "jpn"}, SETTINGS).engine == "auto"
+    for engine, language, sentence in [
+        ("ppocr", "rus", "The engine ppocr does not know the language 'rus'; it knows cat, ces, chi_sim"),
+        ("auto", "jpn+rus", "The engine ppocr does not know the language 'rus'"),
+        ("auto", "lat", "Install the Debian package tesseract-ocr-lat"),
+        ("tesseract", "chi_sim", "tesseract-ocr-chi-sim"),
+    ]:
+        with pytest.raises(InvalidOption) as error:
+            OcrOptions.parse({"engine": engine, "language": language}, SETTINGS)
+        assert error.value.option == "language"
+        assert sentence in error.value.message
