@@ -1,4 +1,5 @@
-"""The live stream: bytes on the wire, the fan-out hub, and the Flask blueprint on flask-sse.
+"""The live stream and the HTTP routes around it: bytes on the wire, the fan-out hub, and what each route answers.
 
-``wire`` and ``hub`` need no web framework; ``blueprint`` needs the extra ``celery-progress-ext[web]``.
+``routes`` needs no web framework, and whatever it stands on neither; ``blueprint``, which serves it with Flask on
+flask-sse, needs the extra ``celery-progress-ext[web]``.
 """

@@ -6,10 +6,10 @@ Its client polls, draws ``progress``, and stops at ``complete``. ``percent`` is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_progress_ext.jobs import JobSnapshot, JobStatus
+from celery_progress_ext.jobs import JobStatus
 
 #: A job's status → Celery's state of the task that celery-progress would look at.
 _STATES = {
@@ -33,30 +33,32 @@ def unknown() -> dict[str, Any]:
     }
 
 
-def info(snapshot: JobSnapshot, result: Callable[[], Any]) -> dict[str, Any]:
+def info(snapshot: Mapping[str, Any], result: Callable[[], Any]) -> dict[str, Any]:
     """What celery-progress says of a job.
 
+    :param snapshot: as on the wire.
     :param result: reads the body's result, where the job has one.
     """
-    state = _STATES[snapshot.status]
+    status = JobStatus(snapshot["status"])
+    state = _STATES[status]
     if state == "PENDING":
         return unknown()
     if state == "PROGRESS":
         return {"state": state, "complete": False, "success": None, "progress": _at_work(snapshot)}
     success = state == "SUCCESS"
     progress: dict[str, Any] = {"pending": False, "current": 100, "total": 100, "percent": 100}
-    if snapshot.status is JobStatus.PARTIAL:
-        progress["description"] = snapshot.error
-    said = result() if success else snapshot.error or f"Task {snapshot.stage.lower()}"
+    if status is JobStatus.PARTIAL:
+        progress["description"] = snapshot["error"]
+    said = result() if success else snapshot["error"] or f"Task {snapshot['stage'].lower()}"
     return {"state": state, "complete": True, "success": success, "progress": progress, "result": said}
 
 
-def _at_work(snapshot: JobSnapshot) -> dict[str, Any]:
-    waiting = None if snapshot.waiting is None else snapshot.waiting.reason
+def _at_work(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    waiting = snapshot["waiting"]
     return {
         "pending": False,
-        "current": snapshot.pages_done,
-        "total": snapshot.pages_total,
-        "percent": round(float(snapshot.work_pct), 2),
-        "description": waiting or snapshot.stage,
+        "current": snapshot["pages"]["done"],
+        "total": snapshot["pages"]["total"],
+        "percent": round(float(snapshot["work_pct"]), 2),
+        "description": waiting["reason"] if waiting else snapshot["stage"],
     }

@@ -23,7 +23,6 @@ from typing import Any
 
 from celery_progress_ext.broadcast import job_channel, matter_channel
 from celery_progress_ext.exceptions import DatabaseError, InvalidToken, JobNotFound
-from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import polled, streams, wire
 from celery_progress_ext.sse.answers import Access, Answer, Guarded, Refused, Request, json_answer, problem, refusal_of
@@ -188,11 +187,11 @@ class ProgressRoutes:
         claims = self._claims(request, token)
         _check_scope(claims, job_id=job_id)
         try:
-            snapshot: JobSnapshot = self._progress.jobs.snapshot(job_id)
+            published = self.snapshots.fresh(job_id)
         except JobNotFound:
             return Guarded(lambda: json_answer(polled.unknown()))
         result = partial(self._result, job_id)
-        return _guarded(claims, snapshot.matter_id, lambda: json_answer(polled.info(snapshot, result)))
+        return _guarded(claims, published.matter_id, lambda: json_answer(polled.info(published.payload, result)))
 
     def _result(self, job_id: str) -> Any:
         """The body's result, or None where it is not kept any more."""

@@ -58,7 +58,7 @@ def test_a_newcomers_questions_are_answered_by_files_that_exist() -> None:
     questions = _where_is()
     assert len(questions) >= 10
     for answer in questions.values():
-        found = re.findall(r"`([\w/*]+\.py)`(?: \(`(\w+)`\))?", answer)
+        found = re.findall(r"`([\w/*-]+\.(?:py|js))`(?: \(`(\w+)`\))?", answer)
         assert found, answer
         for path, function in found:
             files = [*ROOT.glob(f"celery_progress_ext/{path}"), *ROOT.glob(path), *ROOT.glob(f"tasks/pdf/{path}")]

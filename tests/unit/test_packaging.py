@@ -34,7 +34,9 @@ def test_the_wheel_ships_the_library_alone(built: Path) -> None:
     assert [path.name for path in built.iterdir()] == ["celery_progress_ext"]
 
 
-@pytest.mark.parametrize("pattern", ["py.typed", "**/*.lua", "migrations/versions/*.py", "migrations/*.mako"])
+@pytest.mark.parametrize(
+    "pattern", ["py.typed", "**/*.lua", "migrations/versions/*.py", "migrations/*.mako", "static/*"]
+)
 def test_what_is_not_a_module_is_shipped_too(built: Path, pattern: str) -> None:
     """Every file of the kind that the checkout has, the package has."""
     package = built / "celery_progress_ext"

@@ -1,9 +1,12 @@
 // progress.js with an EventSource, a clock and a server of the test's own: node --test tests/web/*.test.mjs
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { beforeEach, test } from "node:test";
 
-import { fetchJson, followJob, followMatter } from "../../celery_progress_ext/static/progress.js";
+import * as progress from "../../celery_progress_ext/static/progress.js";
+
+const { fetchJson, followJob, followMatter } = progress;
 
 let sources, timers, listeners, answers, asked;
 
@@ -277,4 +280,10 @@ test("an error of the server is its own sentence, with the status", async () => 
   answers.push([422, { detail: "The PDF has a password." }], [500, null]);
   await assert.rejects(fetchJson("/x"), { message: "The PDF has a password.", status: 422 });
   await assert.rejects(fetchJson("/x"), { message: "The server answered 500.", status: 500 });
+});
+
+test("the types name what the module exports", async () => {
+  const types = await readFile(new URL("../../celery_progress_ext/static/progress.d.ts", import.meta.url), "utf8");
+  const named = [...types.matchAll(/^export declare (?:const|function) (\w+)/gm)].map(([, name]) => name);
+  assert.deepEqual(named.sort(), Object.keys(progress).sort());
 });
