@@ -255,7 +255,8 @@ export class JobProgressElement extends HTMLElement {
     parts.stage.textContent = this.#stageText();
     parts.percent.textContent = job ? `${job.progress_pct}%` : "";
     parts.fill.style.inlineSize = `${job?.progress_pct ?? 0}%`;
-    parts.ahead.style.inlineSize = `${Math.max(job?.progress_pct ?? 0, job?.work_pct ?? 0)}%`;
+    // Chunks at work run ahead of the percent, which counts whole ones.
+    parts.ahead.style.inlineSize = job && !TERMINAL.has(job.status) ? `${Math.max(job.progress_pct, job.work_pct)}%` : "0";
     if (job) {
       parts.bar.setAttribute("aria-valuenow", String(job.progress_pct));
       parts.bar.setAttribute("aria-valuetext", `${job.progress_pct}%, ${parts.stage.textContent}`);
@@ -276,7 +277,7 @@ export class JobProgressElement extends HTMLElement {
 
   #stageText() {
     const job = this.#snapshot;
-    if (!job) return this.#error ? "" : "Waiting for the job…";
+    if (!job) return this.#error ? "Cannot be shown" : "Waiting for the job…";
     return ENDS[job.status] ?? job.stage;
   }
 

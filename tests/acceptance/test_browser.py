@@ -279,6 +279,20 @@ class TestTheElement:
         page.wait_for_function("document.querySelectorAll('job-progress[state=completed]').length === 8")
         assert [url.rpartition("/api")[2] for url in opened] == ["/matters/m/events"]
 
+    def test_a_stream_that_has_gone_silent_is_opened_again(
+        self, page: Any, show: Callable[[str], None], server: Server
+    ) -> None:
+        """After a minute: a connection may have died without a word. It is the same job, and goes on."""
+        page.clock.install()
+        job = server.job()
+        show(block("element.html", JOB=job))
+        in_state(page, "running")
+        with page.expect_response(f"**/api/jobs/{job}"), page.expect_response("**/events"):
+            page.clock.run_for(61_000)
+        server.complete(job, 0)
+        page.wait_for_function("document.querySelector('job-progress').snapshot.progress_pct === 25")
+        assert states(page) == ["running"]
+
     def test_offline_is_said_and_got_over(self, page: Any, show: Callable[[str], None], server: Server) -> None:
         """With what is known, and since when."""
         job = server.job()

@@ -85,6 +85,7 @@ def served(database_url: str, redis: RedisServer, folder: Path, proxy: FaultProx
         "PROGRESS_SECRET_KEY": "a-secret-for-outages",
         "DOCUMENTS_URL": (folder / "documents").as_uri(),
         "PORT": str(port),
+        "GUNICORN_CMD_ARGS": "--access-logfile -",
     }
     argv = [sys.executable, "-m", "gunicorn", "--config", "web/gunicorn_conf.py", "web:create_app()"]
     process = TestProcess(argv, log=folder / "web.log", env=env)
@@ -238,10 +239,20 @@ def test_a_request_is_traceable_and_its_log_names_no_secret(
         assert answer.headers["X-Request-ID"] == "from-the-proxy-1"
         web.get("/?token=a-secret-token", headers={"X-Request-ID": "two\twords"})
         web.get("/api/jobs", headers={"Authorization": "Bearer a-wrong-secret"})
+        made = httpx.post(
+            f"{web.url}/api/jobs/{answer.json()['job_id']}/tokens",
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=5,
+        ).json()
+        for link in ("job", "celery_progress"):
+            assert httpx.get(f"{web.url}{made['links'][link]}", timeout=5).status_code == 200
         lines = wait_for(
-            lambda: found if len(found := [e for e in web.process.log.splitlines() if "'request'" in e]) > 2 else None,
+            lambda: found if len(found := [e for e in web.process.log.splitlines() if "'request'" in e]) > 5 else None,
             5,
         )
+        # gunicorn's own log of accesses, and ours.
+        wait_for(lambda: web.process.log.count("/prog_***/") == 2, 5, what="the path without its token")
+        assert made["token"].removeprefix("prog_") not in web.process.log
         (upload,) = [line for line in lines if "/api/documents" in line]
         assert "request_id='from-the-proxy-1'" in upload
         assert "address='127.0.0.1'" in upload
