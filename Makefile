@@ -1,13 +1,15 @@
 # A fresh clone needs Python 3.11 (or newer) and make, nothing else.
 PYTHON ?= python3
 VENV := .venv
-STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+# What is installed: what the service needs, and what its tests and tools need too.
+SERVICE := $(VENV)/.service
+STAMP := $(VENV)/.installed
 
 .PHONY: run test lint lint-web format clean interleavings chaos coverage versions
 
 # Everything on embedded defaults, with a sample scan to look at; Ctrl-C ends it.
-run: $(STAMP)
+run: $(SERVICE)
 	@$(BIN)/python -m tasks up --sample
 
 # Most of the suite's time is waiting, so more run at once than there are cores.
@@ -52,12 +54,20 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 # Installs again only when pyproject.toml changes.
-$(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+$(SERVICE): pyproject.toml | $(BIN)/python
+	@echo "Installing the service and what it needs into $(VENV): about 370 MB, once"
+	@$(BIN)/python .ci/install.py run
 	@touch $@
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing the service, its tests and its tools into $(VENV): about 800 MB, once"
+	@$(BIN)/python .ci/install.py dev
+	@touch $(SERVICE) $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@echo "Making an environment for Python in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info web/node_modules .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis var

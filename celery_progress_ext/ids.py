@@ -18,6 +18,8 @@ from uuid import uuid4
 from celery_progress_ext.exceptions import JobNotFound
 
 _PREFIX = "job_"
+#: Characters of a short id, and of the shortest beginning that stands for a job.
+_SHORT, _LEAST_PREFIX = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,17 @@ class TaskId:
 def new_job_id() -> str:
     """A job id that nobody can guess."""
     return _PREFIX + uuid4().hex
+
+
+def short_id(job_id: str) -> str:
+    """The beginning of a job's id, for people: enough to name it among a million."""
+    return job_id.removeprefix(_PREFIX)[:_SHORT]
+
+
+def prefixes(text: str) -> tuple[str, ...]:
+    """How the id of a job may begin that a person named by its beginning; none for a text that is too short."""
+    core = text.removeprefix(_PREFIX)
+    return (text, _PREFIX + core) if len(core) >= _LEAST_PREFIX else ()
 
 
 def chunk_id(job_id: str, index: int) -> str:

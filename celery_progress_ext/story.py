@@ -63,6 +63,10 @@ class _Service:
         return self._given[1] if self._given else context.current().snapshots
 
 
+#: So many jobs whose ids begin alike are named.
+_NAMESAKES = 5
+
+
 class JobTrackingService(_Service):
     """Reads jobs, and takes what a caller says of a job that it tracks by hand."""
 
@@ -72,6 +76,16 @@ class JobTrackingService(_Service):
         :raises JobNotFound: when there is no such job.
         """
         return self._snapshots.get(job_id)
+
+    def named(self, text: str) -> JobSnapshot:
+        """The job of this id, or the only one whose id begins so, with or without ``job_``.
+
+        :raises JobNotFound: where there is none, or more than one.
+        """
+        found = lookups.job_ids(self._database, text, limit=_NAMESAKES)
+        if len(found) > 1:
+            raise JobNotFound(f"More than one job begins with {text!r}: {', '.join(found)}; give more of its id.")
+        return self.snapshot(found[0] if found else text)
 
     def list(
         self,

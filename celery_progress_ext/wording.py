@@ -87,6 +87,28 @@ def duration(seconds: float) -> str:
     return _parts(minutes, 60, "h", "min") if minutes < 24 * 60 else _parts(minutes // 60, 24, "d", "h")
 
 
+def rough_duration(seconds: float) -> str:
+    """``40 s``, ``3 min``, ``1 h``, ``2 d``: what is worth knowing of a time that is long ago."""
+    return " ".join(duration(seconds).split()[:2])
+
+
+def elapsed(seconds: float) -> str:
+    """``0:07``, ``1:02:03``: as a clock that runs."""
+    minutes, second = divmod(max(0, int(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def clock(at: float, now: float) -> str:
+    """A moment in local time, with the day where it is not today: ``14:32:05``, ``Tue 3 Nov 14:32:05``."""
+    return _clock(at, now, seconds=True)
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what a terminal would obey: a file's name may carry anything."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
 def counted(number: int, word: str) -> str:
     """``1 document``, ``2 documents``."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"

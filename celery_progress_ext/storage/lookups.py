@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from celery_progress_ext import ids
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.jobs import iso
 from celery_progress_ext.storage.counters import COUNTERS
@@ -104,6 +105,18 @@ def first_failed_task(database: Database, job_id: str) -> str | None:
     """The task id of a job's first failed chunk; None where none failed."""
     row = database.row(_FIRST_FAILED, of_job=job_id)
     return None if row is None else str(row.task_id)
+
+
+def job_ids(database: Database, text: str, *, limit: int) -> list[str]:
+    """The job of this id; where there is none, the ids that begin so, at most ``limit``."""
+    exact = database.row(sa.select(jobs.c.id).where(jobs.c.id == text))
+    if exact is not None:
+        return [exact.id]
+    beginnings = [jobs.c.id.startswith(prefix, autoescape=True) for prefix in ids.prefixes(text)]
+    if not beginnings:
+        return []
+    query = sa.select(jobs.c.id).where(sa.or_(*beginnings)).order_by(jobs.c.id).limit(limit)
+    return [row.id for row in database.rows(query)]
 
 
 _BY_STATUS = sa.select(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.terminal import Display, display_for
 from tasks import exit_codes
 from tasks.cli.submit import summary
 from tasks.embedded.runner import Service, StartFailed
@@ -21,7 +22,6 @@ from tasks.embedded.servers import ServerFailed, ServerNotFound, die_with_parent
 from tasks.embedded.stack import Stack, plan_ephemeral, run
 from tasks.options import InvalidOption, OcrOptions
 from tasks.pdf.preflight import Refused, check
-from tasks.presentation import Display, display_for
 from tasks.settings import ServiceSettings
 
 _INTERRUPTED_SECONDS = 5.0

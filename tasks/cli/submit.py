@@ -14,9 +14,9 @@ from typing import Self
 from uuid import uuid4
 
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.terminal import Display, display_for
 from tasks import exit_codes
 from tasks.cli.services import Service, ServiceError, Target, open_service
-from tasks.presentation import Display, display_for
 
 #: Small chunks, so that a few pages show how a bar moves.
 _SAMPLE_PAGES, _SAMPLE_CHUNK_PAGES = 24, "3"
@@ -63,7 +63,8 @@ def submit(
 def summary(snapshot: JobSnapshot, written: Iterable[Path]) -> str:
     """How a job ended, in a line."""
     if snapshot.status not in exit_codes.HAS_OUTPUT:
-        return f"{snapshot.status.capitalize()}: {snapshot.error or 'no chunk was completed'}"
+        pages = f"{snapshot.pages_done} of {snapshot.pages_total} {snapshot.unit} were read"
+        return f"{snapshot.status.capitalize()}: {snapshot.error or pages}; nothing was written"
     seconds = ((snapshot.finished_at or snapshot.created_at) - snapshot.created_at).total_seconds()
     paths = ", ".join(map(str, written))
     pages = f"{snapshot.pages_done} of {snapshot.pages_total} {snapshot.unit}"

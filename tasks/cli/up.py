@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.terminal import Display, display_for
 from tasks import exit_codes
 from tasks.cli.log_files import LogFiles
 from tasks.cli.running import Running, announced
@@ -24,7 +25,6 @@ from tasks.cli.submit import SAMPLE_NAME, summary
 from tasks.embedded.runner import Runner, Service, StartFailed
 from tasks.embedded.servers import ServerFailed, ServerNotFound
 from tasks.embedded.stack import ROOT, AlreadyRunning, PortTaken, Stack, held, plan_up, run
-from tasks.presentation import Display, display_for
 
 _SAMPLE = "sample"
 #: Behind the ^C of the terminal.

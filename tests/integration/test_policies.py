@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,7 +119,11 @@ def test_two_people_press_retry(chords: Bench, worker: Workers) -> None:
 def test_the_command_line_cancels_retries_and_says_what_it_may_not(sqlite_chords: Bench, worker: Workers) -> None:
     """Each legal only where the transition table says so, with a sentence where it is not."""
     job = sqlite_chords.chord([sqlite_chords.work(0), sqlite_chords.work(1)]).apply_async()
-    assert _command(sqlite_chords, "cancel", job.id).returncode == 0
+    short = job.id.removeprefix("job_")[:8]
+    assert _command(sqlite_chords, "cancel", short).returncode == 0
+    assert "CANCELLED" in _command(sqlite_chords, "list").stdout
+    watched = _command(sqlite_chords, "watch", short, "--json")
+    assert (watched.returncode, json.loads(watched.stdout)["job_id"]) == (1, job.id)
     again = _command(sqlite_chords, "cancel", job.id)
     assert (again.returncode, "it is CANCELLED" in again.stderr) == (1, True)
     assert "PROCESSING" in _command(sqlite_chords, "retry", job.id).stdout
@@ -126,8 +131,9 @@ def test_the_command_line_cancels_retries_and_says_what_it_may_not(sqlite_chords
     sqlite_chords.assert_healed(job, total=2)
     done = _command(sqlite_chords, "retry", job.id)
     assert (done.returncode, "it is COMPLETED" in done.stderr) == (1, True)
-    assert "COMPLETED" in _command(sqlite_chords, "watch", job.id).stdout
-    assert _command(sqlite_chords, "audit").returncode == 0
+    watched = _command(sqlite_chords, "watch", job.id, "--exit-status")
+    assert (watched.returncode, "COMPLETED" in watched.stdout) == (0, True)
+    assert _command(sqlite_chords, "audit", short, "--json").returncode == 0
     nothing = _command(sqlite_chords, "show", "job_0")
     assert (nothing.returncode, "no job 'job_0'" in nothing.stderr) == (1, True)
 

@@ -696,3 +696,20 @@ def test_a_body_that_the_broker_did_not_take_costs_nothing(rows: Rows) -> None:
     due = rows.database.write(lambda conn: body.take_dispatch(conn, job_id, grace=LEASE))
     assert due is not None
     assert due.job.body_dispatches == 2
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id(rows: Rows) -> None:
+    """With or without its prefix, where one job alone begins so; signs of LIKE stand for themselves."""
+    for job_id in (rows.create(), rows.create()):
+        assert rows.jobs.named(job_id).job_id == job_id
+        assert rows.jobs.named(job_id.removeprefix("job_")[:12]).job_id == job_id
+        assert rows.jobs.named(job_id[:16]).job_id == job_id
+    for text in ("job_", "", "job_%%%%", "____", "job_zzzz"):
+        with pytest.raises(JobNotFound, match="There is no job"):
+            rows.jobs.named(text)
+    twins = ["job_aaaa1" + "0" * 27, "job_aaaa2" + "0" * 27]
+    for twin in twins:
+        new = rows.new_job(twin, 1)
+        rows.database.write(lambda conn, new=new: jobs.create(conn, new, due=LEASE))  # type: ignore[misc]
+    with pytest.raises(JobNotFound, match=f"More than one job begins with 'aaaa': {', '.join(twins)}"):
+        rows.jobs.named("aaaa")

@@ -23,6 +23,7 @@ from rich.text import Text
 from celery_progress_ext.display import stalled_text, time_left
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
 from celery_progress_ext.stages import StageName, stage
+from celery_progress_ext.wording import elapsed, printable
 
 #: What has an output has been merged, also where the merge was too quick to be seen.
 _MERGED = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL})
@@ -126,7 +127,7 @@ class Lines:
                 self._print(line)
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class Bars:
@@ -144,7 +145,7 @@ class Bars:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._console = console
-        self._title = title
+        self._title = printable(title)
         self._footer = footer
         self._clock = clock
         self._begun = clock()
@@ -200,7 +201,7 @@ class Bars:
         snapshot, now = self._snapshot, self._clock()
         ended = snapshot is not None and snapshot.status.terminal
         text = Text(overflow="ellipsis", no_wrap=True)
-        text.append(self._step if snapshot is None else snapshot.stage, style="bold")
+        text.append(printable(self._step if snapshot is None else snapshot.stage), style="bold")
         if self._title:
             text.append(f"  {self._title}")
         grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
@@ -208,7 +209,7 @@ class Bars:
         grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         grid.add_column(justify="right", no_wrap=True)
         mark = Text(_mark(snapshot.status), style=_COLOURS.get(snapshot.status, "")) if ended and snapshot else None
-        grid.add_row(mark or self._spinner, text, Text(_elapsed(now - self._begun), style="dim"))
+        grid.add_row(mark or self._spinner, text, Text(elapsed(now - self._begun), style="dim"))
         return grid
 
     def _notes(self) -> Iterator[Text]:
@@ -218,12 +219,12 @@ class Bars:
         if snapshot is None:
             return
         if self._trouble is None and (said := time_left(snapshot, self._clock())):
-            yield Text(said, style="yellow" if snapshot.waiting is not None else "")
+            yield Text(printable(said), style="yellow" if snapshot.waiting is not None else "")
         if not snapshot.status.terminal:
             for chunk in snapshot.stalled:
-                yield Text(stalled_text(chunk, passed), style="yellow")
+                yield Text(printable(stalled_text(chunk, passed)), style="yellow")
         for failure in snapshot.failures[:_MAX_FAILURES]:
-            yield Text(failure.message, style="red")
+            yield Text(printable(failure.message), style="red")
         more = max(snapshot.failures_total, len(snapshot.failures)) - _MAX_FAILURES
         if more > 0:
             yield Text(f"and {more} more", style="red")
@@ -245,10 +246,3 @@ def _bar(snapshot: JobSnapshot) -> RenderableType:
 
 def _mark(status: JobStatus) -> str:
     return {JobStatus.COMPLETED: "✓", JobStatus.PARTIAL: "!"}.get(status, "✗")
-
-
-def _elapsed(seconds: float) -> str:
-    """``0:07``, ``1:02:03``."""
-    minutes, second = divmod(max(0, int(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -13,8 +13,8 @@ from celery_progress_ext import ChunkProgress, JobSnapshot, JobStatus
 from celery_progress_ext.eta import Eta
 from celery_progress_ext.jobs import ChunkFailure, FinishTime, StalledChunk
 from celery_progress_ext.stages import StageName
+from celery_progress_ext.terminal import Bars, Lines
 from celery_progress_ext.waiting import Waiting
-from tasks.presentation import Bars, Lines
 
 
 def _snapshot(completed: int = 0, *, stage: StageName = StageName.CHUNK_PROCESSING, total: int = 4) -> JobSnapshot:
