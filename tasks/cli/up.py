@@ -80,7 +80,8 @@ class _Up:
             with runner:
                 if not runner.stopping:
                     self._on_ready()
-                    with self._announced():
+                    # The sample's bar keeps the URL in sight.
+                    with self._announced(print_url=not (sample and sys.stdout.isatty())):
                         if sample:
                             self._show_sample()
                         runner.supervise(until=lambda: exit_when_done and runner.code(_SAMPLE) is not None)
@@ -93,14 +94,15 @@ class _Up:
         return code or 0
 
     @contextlib.contextmanager
-    def _announced(self) -> Iterator[None]:
+    def _announced(self, *, print_url: bool) -> Iterator[None]:
         """Say where it is, to the person and to the commands of this user."""
         stack = self._stack
         if stack.flower_url:
             self._print(f"flower: {stack.flower_url}")
         self._print(f"logs: {self._logs.folder}")
         self._print("Ctrl-C stops everything. This link signs one browser in:\n")
-        self._print(f"web: {stack.web_url}")
+        if print_url:
+            self._print(f"web: {stack.web_url}")
         running = Running(url=stack.address, key=stack.key, pid=os.getpid())
         with announced(self._data_dir, running):
             yield
@@ -108,14 +110,17 @@ class _Up:
     def _show_sample(self) -> None:
         """Submit the sample scan and show its progress, with the URL in sight."""
         url = f"web: {self._stack.web_url}"
-        self._print("")
         with display_for(sys.stdout, title=SAMPLE_NAME, footer=url) as self._display:
             self._display.step("Making a sample scan")
             self._runner.add(_sample(self._stack))
             self._runner.supervise(until=lambda: self._runner.finished(_SAMPLE))
         self._display = None
-        if self._last is not None and self._last.status.terminal:
-            self._print(f"{summary(self._last, ())}\n\n{url}")
+        if self._runner.stopping:
+            return
+        last = self._last
+        ended = last is not None and last.status.terminal
+        said = summary(last, ()) if last and ended else f"The sample failed: {self._logs.path(_SAMPLE)}"
+        self._print(f"{said}\n\n{url}")
 
     def _on_start(self, service: Service) -> None:
         self._on_ready()
