@@ -64,7 +64,8 @@ def display_for(stream: TextIO, *, title: str = "", footer: str = "") -> Display
     :param footer: what stays in sight below the bar; lines leave it out.
     """
     console = Console(file=stream, highlight=False)
-    return Bars(console, title=title, footer=footer) if console.is_terminal else Lines(stream)
+    bars = stream.isatty() and not console.is_dumb_terminal
+    return Bars(console, title=title, footer=footer) if bars else Lines(stream)
 
 
 class Lines:

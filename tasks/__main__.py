@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         return exit_codes.USAGE
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.FAILED
 
 
 def _check_settings() -> None:
@@ -89,7 +93,11 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _sample(arguments: argparse.Namespace) -> int:
     from tasks.sample import make_sample
 
-    make_sample(arguments.out, pages=arguments.pages)
+    try:
+        make_sample(arguments.out, pages=arguments.pages)
+    except OSError as error:
+        print(f"{arguments.out} cannot be written: {error.strerror}.", file=sys.stderr)
+        return exit_codes.USAGE
     return 0
 
 
@@ -230,23 +238,27 @@ class _Version(argparse.Action):
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    return _whole(text, range(1, 1001))
+
+
+def _port(text: str) -> int:
+    return _whole(text, range(65536))
+
+
+def _whole(text: str, allowed: range) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    if number not in allowed:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {allowed[0]} to {allowed[-1]}, not {text!r}")
     return number
 
 
 def _days(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= 36_500:
-        raise argparse.ArgumentTypeError("must be above 0, and at most 36500")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("must be between 0 and 65535")
+        raise argparse.ArgumentTypeError(f"must be above 0, and at most 36500, not {text!r}")
     return number
 
 

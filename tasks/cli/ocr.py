@@ -15,6 +15,7 @@ from pathlib import Path
 
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.terminal import Display, display_for
+from celery_progress_ext.wording import printable
 from tasks import exit_codes
 from tasks.cli.submit import summary
 from tasks.embedded.runner import Service, StartFailed
@@ -82,7 +83,8 @@ def ocr(
         except KeyboardInterrupt:
             # Who worked on the job has been stopped, and all that it made goes with the folder.
             return _fail("Cancelled; nothing was written.", exit_codes.INTERRUPTED)
-    print(summary(snapshot, [path for path in outputs.values() if not _is_pipe(path)]), file=stream, flush=True)
+    said = summary(snapshot, [path for path in outputs.values() if not _is_pipe(path)])
+    print(printable(said), file=stream, flush=True)
     return exit_codes.BY_STATUS[snapshot.status]
 
 

@@ -56,8 +56,14 @@ class RemoteService:
         :raises ServiceError: where it is refused, or nothing answers.
         """
         form = {"matter_id": matter_id, **{name: value for name, value in options.items() if value}}
-        with path.open("rb") as file, _sentences(self.url):
-            answer = self._http.post("/api/documents", data=form, files={"file": (filename, file, "application/pdf")})
+        # A name that is no text, as old file systems have them.
+        filename = filename.encode(errors="replace").decode()
+        try:
+            with path.open("rb") as file, _sentences(self.url):
+                files = {"file": (filename, file, "application/pdf")}
+                answer = self._http.post("/api/documents", data=form, files=files)
+        except OSError as error:
+            raise ServiceError(f"{path} cannot be read: {error.strerror}.", exit_codes.USAGE) from None
         self._check(answer)
         try:
             return str(answer.json()["job_id"])

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.terminal import Display, display_for
+from celery_progress_ext.wording import printable
 from tasks import exit_codes
 from tasks.cli.services import Service, ServiceError, Target, open_service
 
@@ -56,7 +57,7 @@ def submit(
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     if not as_json:
-        print(summary(snapshot, outputs.values()), flush=True)
+        print(printable(summary(snapshot, outputs.values())), flush=True)
     return exit_codes.BY_STATUS[snapshot.status]
 
 

@@ -390,7 +390,7 @@ def test_ocr_refuses_what_is_not_a_pdf(tmp_path: Path) -> None:
         (["scan.pdf", "out.pdf", "--text", "out.pdf"], "cannot be the same file"),
         (["scan.pdf", "."], "is a directory"),
         (["scan.pdf"], "required"),
-        (["scan.pdf", "out.pdf", "--workers", "0"], "at least 1"),
+        (["scan.pdf", "out.pdf", "--workers", "0"], "whole number from 1 to 1000, not '0'"),
         (["scan.pdf", "out.pdf", "--mode", "hurry"], "mode must be one of skip, redo, force, not 'hurry'."),
         (["scan.pdf", "out.pdf", "-l", "lat"], "Install the Debian package tesseract-ocr-lat "),
         (["scan.pdf", "out.pdf", "--pages", "0"], "pages must be numbers and ranges"),
