@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +49,8 @@ READ_WITH_TOKEN = frozenset(
         *(f"progress_events.{route.name}" for route in ROUTES),
     }
 )
+#: Where a sign-in may lead: to pages of ours.
+_ADDRESS = re.compile(r"/(documents/[\w.-]+|\?[\w.=&%+-]*)?", re.ASCII)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -219,28 +222,32 @@ def use_start_token(token: str) -> bool:
     return True
 
 
-def login_page(message: str | None = None, *, status: int = 401) -> Response:
-    """The form that takes a key."""
+def login_page(message: str | None = None, *, status: int = 401, next: str = "") -> Response:
+    """The form that takes a key.
+
+    :param next: the address within this site where it leads.
+    """
     configured = _door().keys.configured
-    page = render_template("login.html", message=message, configured=configured, why=_NOT_CONFIGURED)
+    page = render_template("login.html", message=message, configured=configured, why=_NOT_CONFIGURED, next=next)
     return Response(page, status=status, mimetype="text/html", headers=_CHALLENGE if status == 401 else None)
 
 
 @blueprint.post("/login")
 def login() -> BaseResponse:
-    """Exchange a key for a session cookie."""
+    """Exchange a key for a session cookie, and go on to ``next``."""
+    next = request.form.get("next", "")
     try:
         grant = _try_key(request.form.get("key", "").strip())
     except Problem as problem:
-        page = login_page(str(problem.description), status=problem.code or 429)
+        page = login_page(str(problem.description), status=problem.code or 429, next=next)
         page.headers.extend(problem.extra_headers)
         return page
     if grant is None and not _door().keys.known:
-        return login_page(_UNREADABLE, status=503)
+        return login_page(_UNREADABLE, status=503, next=next)
     if grant is None:
-        return login_page("This key is not known here. Look for typing errors.")
+        return login_page("This key is not known here. Look for typing errors.", next=next)
     let_in(grant)
-    return redirect(url_for("pages.index"), code=303)
+    return redirect(next if _ADDRESS.fullmatch(next) else url_for("pages.index"), code=303)
 
 
 @blueprint.post("/logout")
@@ -291,4 +298,6 @@ def _why_not() -> str:
         return _NOT_CONFIGURED
     if "Authorization" in request.headers:
         return "The key in the Authorization header is not known here."
+    if "grant" in session or "Sec-Fetch-Mode" in request.headers:
+        return "Your session has ended, or never began. Sign in on the start page."
     return "Sign in on the start page, or send an `Authorization: Bearer KEY` header."

@@ -95,7 +95,7 @@ def submit() -> Response:
 @blueprint.get("/documents/<document_id>")
 def show(document_id: str) -> Response:
     """The snapshot of a document's newest job."""
-    return jsonify(_jobs_of(document_id)[0].to_dict())
+    return jsonify(jobs_of(document_id)[0].to_dict())
 
 
 @blueprint.delete("/documents/<document_id>")
@@ -103,7 +103,7 @@ def delete(document_id: str) -> Response:
     """Delete a document: its jobs, its pages and results, and the file that was handed in; 204, or 409 while a job is
     at work on it.
     """
-    found = _jobs_of(document_id, Role.SUBMIT)
+    found = jobs_of(document_id, Role.SUBMIT)
     if any(not job.status.terminal for job in found):
         raise Problem(409, "not-now", "The document is being read. Cancel that first, then delete it.")
     progress = current_app.extensions["web_progress"]
@@ -128,7 +128,7 @@ def delete(document_id: str) -> Response:
     return Response(status=204)
 
 
-def _jobs_of(document_id: str, role: Role = Role.READ) -> list[JobSnapshot]:
+def jobs_of(document_id: str, role: Role = Role.READ) -> list[JobSnapshot]:
     """The jobs of a document, the newest first, all of matters that the request's credential opens with this role.
 
     :raises Problem: 404 when there is none, 401 or 403.

@@ -442,13 +442,25 @@ PATHS: dict[str, Schema] = {
             security=[],
         )
     },
+    "/documents/{document_id}": {
+        "get": _operation(
+            "The page of a document, or the sign-in form.",
+            dict.fromkeys(("200", "401", "403", "404", "503"), _PAGE),
+            _DOCUMENT,
+            security=[],
+        )
+    },
     "/login": {
         "post": _operation(
             "Exchange a key for a session cookie.",
             {"303": {"description": "Signed in."}, **dict.fromkeys(("401", "403", "429", "503"), _PAGE)},
             security=[],
             requestBody={
-                "content": {"application/x-www-form-urlencoded": {"schema": _object({}, {"key": {"type": "string"}})}}
+                "content": {
+                    "application/x-www-form-urlencoded": {
+                        "schema": _object({}, {"key": {"type": "string"}, "next": {"type": "string"}})
+                    }
+                }
             },
         )
     },

@@ -1,4 +1,4 @@
-"""The one page, and the way in with the start-up URL."""
+"""The one page, at the address of the list and of each document, and the way in with the start-up URL."""
 
 from __future__ import annotations
 
@@ -7,27 +7,44 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from web import auth
 from web.credentials import DEFAULT_MATTER, Grant, valid_matter_id
+from web.documents import jobs_of
 
 blueprint = Blueprint("pages", __name__)
+
+_USED = (
+    "This start link was used before, or is from an earlier start: each opens the page once. On the machine that runs "
+    "the service, stop it and start it again for a new link; or leave it running, make a key with "
+    '`python -m tasks keys add --matter "*"`, and sign in with it here.'
+)
 
 
 @blueprint.get("/")
 def index() -> str | BaseResponse:
-    """The page, or the sign-in form. ``?token=`` is exchanged for a session and taken out of the address."""
+    """The list, or the sign-in form. ``?token=`` is exchanged for a session and taken out of the address."""
     grant = auth.current_grant()
     token = request.args.get("token")
     if token is not None and request.method == "GET":
         if grant is None and not auth.use_start_token(token):
-            return auth.login_page(
-                "This start link was used before, or is from an earlier start. "
-                "Restart the service for a new link, or sign in with a key."
-            )
+            return auth.login_page(_USED)
         return redirect(url_for("pages.index"))
     if grant is None:
-        return auth.login_page()
+        return auth.login_page(next=request.full_path)
+    return _page(grant, _matter(grant))
+
+
+@blueprint.get("/documents/<document_id>")
+def document(document_id: str) -> str | BaseResponse:
+    """The page of one document, or the sign-in form, which leads back to it."""
+    grant = auth.current_grant()
+    if grant is None:
+        return auth.login_page(next=request.path)
+    return _page(grant, jobs_of(document_id)[0].matter_id)
+
+
+def _page(grant: Grant, matter: str) -> str:
     return render_template(
         "index.html",
-        matter=_matter(grant),
+        matter=matter,
         matters=[] if grant.everything else sorted(grant.matters),
         max_upload_bytes=current_app.config["MAX_UPLOAD_BYTES"],
     )

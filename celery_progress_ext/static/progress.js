@@ -79,7 +79,8 @@ export function followJob(url, callbacks = {}) {
  * Follow all jobs of a matter over one connection (browsers allow six per host). Does not end by itself:
  * new jobs appear in it. `onEnd` is called for each job that ends.
  * @param {string} url such as "/api/matters/m1/events"
- * @param {Callbacks & {listUrl?: string}} callbacks and where the matter's snapshots are listed, if not beside it
+ * @param {Callbacks & {listUrl?: string, refetch?: () => Promise<Snapshot[]>}} callbacks and where the matter's
+ *   snapshots are listed, if not beside it, or what reads them: it is called whenever the stream was opened
  */
 export function followMatter(url, callbacks = {}) {
   const listUrl = callbacks.listUrl ?? changePath(url, /\/events$/, "/jobs");
@@ -89,7 +90,7 @@ export function followMatter(url, callbacks = {}) {
     take(snapshot, event) {
       if (newest.take(snapshot, event) && TERMINAL.has(snapshot.status)) callbacks.onEnd?.(snapshot);
     },
-    refetch: (withToken) => fetchJson(withToken(listUrl)),
+    refetch: callbacks.refetch ?? ((withToken) => fetchJson(withToken(listUrl))),
     // The stream begins with the open jobs; one that ended while nobody listened is only in the list.
     refetchOnOpen: true,
   });

@@ -28,7 +28,7 @@ STAGES = ("Waiting for a worker", "Processing chunk", "Merging OCR results", "Se
 _RECORD = """() => {
   window.seen = [];
   const note = () => {
-    for (const card of document.querySelectorAll("[data-job-id]")) {
+    for (const card of document.querySelectorAll("#documents [data-job-id]")) {
       const part = (name) => card.querySelector(`[data-part=${name}]`);
       const percent = Number(part("bar").getAttribute("aria-valuenow"));
       const state = [part("stage").textContent, percent, card.dataset.version];
@@ -36,7 +36,7 @@ _RECORD = """() => {
     }
   };
   const options = { subtree: true, childList: true, attributes: true, characterData: true };
-  new MutationObserver(note).observe(document.getElementById("jobs"), options);
+  new MutationObserver(note).observe(document.getElementById("documents"), options);
 }"""
 
 
@@ -101,7 +101,7 @@ def job(browser_page: Any, tmp_path_factory: pytest.TempPathFactory) -> Job:
     assert browser_page.locator("#empty").is_visible()
     browser_page.evaluate(_RECORD)
     browser_page.set_input_files("#file", str(scan))
-    card = browser_page.locator("[data-job-id]")
+    card = browser_page.locator("#documents [data-job-id]")
     card.locator("xpath=self::*[@data-status='COMPLETED']").wait_for(timeout=JOB_MS)
     seen = [(stage, percent, int(version)) for stage, percent, version in browser_page.evaluate("window.seen")]
     return Job(id=card.get_attribute("data-job-id"), seen=seen, texts=texts)
@@ -143,9 +143,33 @@ def test_the_result_can_be_searched(browser_page: Any, job: Job, tmp_path: Path)
     pdf.close()
 
 
+def test_a_document_has_an_address_of_its_own(browser_page: Any, job: Job) -> None:
+    """Its link leads there without a request for the page, with its name in the title; back leads to the list."""
+    browser_page.get_by_role("link", name="scan.pdf", exact=False).first.click()
+    browser_page.locator("h1:visible", has_text="scan.pdf").wait_for()
+    assert "/documents/doc_" in browser_page.url
+    assert browser_page.title() == "<b onclick=x>scan.pdf · Document OCR"
+    phases = browser_page.locator("[data-part=phases] li strong").all_text_contents()
+    assert phases == ["Uploaded", "Waiting", "Reading", "Merging", "Ready"]
+    browser_page.go_back()
+    browser_page.locator("#documents").wait_for()
+    browser_page.go_forward()
+    browser_page.locator("h1:visible", has_text="scan.pdf").wait_for()
+
+
+def test_who_read_what_is_shown(browser_page: Any, job: Job) -> None:
+    """From the history: one worker process, a bar for each chunk and one for the merge."""
+    track = browser_page.locator(".track")
+    wait_for(lambda: track.locator(".bar.completed").count() == 4, what="four bars")
+    assert re.match(r"Worker 1, process \d+ on .*: 4 done", track.get_attribute("aria-label"))
+    browser_page.get_by_text("History", exact=True).click()
+    events = browser_page.locator("[data-part=events] li")
+    wait_for(lambda: "The searchable PDF is ready." in events.first.text_content(), what="the newest event")
+    assert "Uploaded" in events.last.text_content()
+
+
 def test_the_chunks_are_shown(browser_page: Any, job: Job) -> None:
     """The grid has a cell for each chunk, which says what it is."""
-    browser_page.locator("[data-part=more]").evaluate("details => { details.open = true; }")
     cells = browser_page.locator(".cell.completed")
     wait_for(lambda: cells.count() == 3, what="three completed cells")
     assert cells.nth(1).get_attribute("title") == "Chunk 2 (pages 2-2): completed"
@@ -167,13 +191,13 @@ def test_a_page_is_read_on_the_page(browser_page: Any, job: Job) -> None:
 
 def test_a_file_name_is_text(browser_page: Any, job: Job) -> None:
     """Markup in a file name is shown, not run."""
-    assert browser_page.locator("[data-part=name]").first.text_content() == "<b onclick=x>scan.pdf"
+    assert browser_page.locator("h1[data-part=name]").text_content() == "<b onclick=x>scan.pdf"
 
 
 def test_a_reload_shows_the_same(browser_page: Any, job: Job) -> None:
     """The state comes from the server, so a reload loses nothing."""
     browser_page.reload()
-    card = browser_page.locator(f"[data-job-id={job.id}]")
+    card = browser_page.locator(f"article[data-job-id={job.id}]")
     card.wait_for()
     assert card.get_attribute("data-status") == "COMPLETED"
     assert card.get_by_role("progressbar").get_attribute("aria-valuenow") == "100"
@@ -197,7 +221,7 @@ def test_who_comes_late_gets_the_end_and_is_let_go(browser_page: Any, job: Job) 
 
 def test_who_reconnects_gets_only_what_is_newer(browser_page: Any, job: Job) -> None:
     """Last-Event-ID: an old one gets the current snapshot, the last one gets 204."""
-    url = f"{browser_page.url.partition('?')[0]}api/jobs/{job.id}/events"
+    url = f"{browser_page.url.partition('/documents')[0]}/api/jobs/{job.id}/events"
     answer = browser_page.request.get(url, headers={"Last-Event-ID": "1", "Connection": "close"})
     ids = [int(found) for found in re.findall(r"^id:(\d+)", answer.text(), re.MULTILINE)]
     assert ids == [job.seen[-1][2]]
@@ -222,11 +246,13 @@ def test_the_module_follows_a_job_to_its_end(browser_page: Any, job: Job) -> Non
 
 def test_a_refused_file_says_why(browser_page: Any, job: Job, tmp_path: Path) -> None:
     """What is not a PDF is answered with a sentence, beside the file's name."""
+    browser_page.get_by_role("link", name="All documents").click()
     note = tmp_path / "note.pdf"
     note.write_text(json.dumps({"not": "a pdf"}))
     with browser_page.expect_response("**/api/documents") as answering:
         browser_page.set_input_files("#file", str(note))
     assert answering.value.status == 415
-    alert = browser_page.locator(".upload.refused [role=alert]")
-    alert.wait_for()
-    assert "not a PDF" in alert.text_content()
+    refused = browser_page.locator(".upload.refused", has_text="note.pdf")
+    refused.wait_for()
+    assert "not a PDF" in refused.locator("[data-part=note]").text_content()
+    assert "not a PDF" in browser_page.locator("#announcements").text_content()

@@ -84,7 +84,10 @@ _OPERATIONS = [(path, method) for path, operations in PATHS.items() for method i
 def test_schemathesis_finds_nothing(api: Any, key: str, path: str, method: str, mode: GenerationMode) -> None:
     """What the description allows is answered as it says, what it does not is refused; never a 5xx."""
     operation = api[path][method]
-    if mode is GenerationMode.NEGATIVE and "parameters" not in PATHS[path][method]:
+    described = PATHS[path][method]
+    # Nothing in its description can be violated: no parameters, or a text in the path of a route that is open.
+    lenient = "parameters" not in described or (path == "/documents/{document_id}" and described["security"] == [])
+    if mode is GenerationMode.NEGATIVE and lenient:
         mode = GenerationMode.POSITIVE
 
     @given(case=operation.as_strategy(generation_mode=mode))

@@ -1,6 +1,8 @@
+// @ts-check
 /** A document's pages, as each is read: a list of them, and the text of the one that was chosen. */
 
-import { fetchJson } from "./progress.js";
+import { ask } from "./api.js";
+import { Refresher } from "./refresher.js";
 
 /** So many are shown at first, and with each "More pages". */
 const STEP = 200;
@@ -28,6 +30,7 @@ export class PageReader {
     this.url = url;
     this.shown = STEP;
     this.rows = new Map();
+    this.refresher = new Refresher(() => this.#refresh(), () => EVERY_MS);
     parts.reader.addEventListener("toggle", () => this.refreshSoon());
     parts.pageMore.addEventListener("click", () => {
       this.shown += STEP;
@@ -37,30 +40,25 @@ export class PageReader {
 
   /** Ask again what there is, where somebody looks, and not too often. */
   refreshSoon() {
-    if (this.timer || !this.parts.reader.open) return;
-    const due = Math.max(0, (this.fetchedAt ?? 0) + EVERY_MS - Date.now());
-    this.timer = setTimeout(() => this.#refresh(), due);
+    if (this.parts.reader.open) this.refresher.soon();
+  }
+
+  stop() {
+    this.refresher.stop();
   }
 
   async #refresh() {
-    try {
-      // One more than is shown says whether there are more.
-      const pages = await this.#fetch(this.shown + 1);
-      pages.slice(0, this.shown).forEach((page) => this.#draw(page));
-      this.parts.pageMore.hidden = pages.length <= this.shown;
-    } catch {
-      // The next change asks again; whether the server answers is shown by the live sign.
-    } finally {
-      this.fetchedAt = Date.now();
-      this.timer = null;
-    }
+    // One more than is shown says whether there are more.
+    const pages = await this.#fetch(this.shown + 1);
+    pages.slice(0, this.shown).forEach((page) => this.#draw(page));
+    this.parts.pageMore.hidden = pages.length <= this.shown;
   }
 
   async #fetch(number) {
     const pages = [];
     while (pages.length < number) {
       const limit = Math.min(AT_ONCE, number - pages.length);
-      const part = await fetchJson(`${this.url}/pages?after=${pages.at(-1)?.page ?? 0}&limit=${limit}`);
+      const { body: part } = await ask(`${this.url}/pages?after=${pages.at(-1)?.page ?? 0}&limit=${limit}`);
       pages.push(...part);
       if (part.length < limit) break;
     }

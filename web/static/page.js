@@ -1,60 +1,92 @@
 // @ts-check
-/** The page: uploads, and the list of the matter's jobs over one live stream. */
+/** The page: the list of a matter's documents, or one of them; uploads; one live stream for all of it. */
 
-import { JobCard } from "./job-card.js";
-import { TERMINAL, fetchJson, followMatter } from "./progress.js";
-import { upload } from "./upload.js";
-import { size } from "./wording.js";
+import { pageOf } from "./actions.js";
+import { ask, whenSessionEnds } from "./api.js";
+import { DocumentList } from "./document-list.js";
+import { byId, fromTemplate, show } from "./elements.js";
+import { isOver, nameOf, percentOf, stageText } from "./job-text.js";
+import { Notifications } from "./notifications.js";
+import { followMatter } from "./progress.js";
+import { Uploads } from "./uploads.js";
 
-/** @type {(id: string) => any} */
-const byId = (id) => document.getElementById(id);
 const { matter, maxUploadBytes } = document.body.dataset;
-const STATE_WORDS = { connecting: "Connecting…", live: "Live", reconnecting: "Reconnecting…", offline: "Offline", closed: "Offline" };
+const STATE_WORDS = {
+  connecting: "Connecting…",
+  live: "Live",
+  reconnecting: "Reconnecting…",
+  offline: "Offline",
+  closed: "Not connected",
+};
 
-const cards = new Map();
+/** The newest snapshot of each job that was heard of. */
+const jobs = new Map();
+/** @type {import("./document-view.js").DocumentView | null} */
+let view = null;
 /** The server's clock less ours: what is left until a finish time must not depend on the reader's clock. */
 let clockOffset = 0;
+let bestDelay = Infinity;
 
 const page = {
   now: () => Date.now() + clockOffset,
   onProblem: showProblem,
   onSnapshot: take,
+  onDeleted: forget,
+  newest: (job) => {
+    take(job, { toList: false });
+    return jobs.get(job.job_id);
+  },
+  announce,
+  notifications: new Notifications(),
+  /** @type {Uploads} */
+  uploads: null,
 };
+const list = new DocumentList(matter, page);
+page.uploads = new Uploads(byId("uploads"), {
+  matter,
+  maxBytes: Number(maxUploadBytes),
+  async onAccepted(answer, done) {
+    const { body } = await ask(answer.links.self);
+    done();
+    take(body);
+    list.take(jobs.get(body.job_id));
+  },
+  onChange() {
+    show(byId("keep-open"), page.uploads?.needed ?? false);
+    view?.drawClosing();
+    if (page.uploads) list.tidy();
+  },
+  announce,
+  focusElsewhere: () => byId("file").focus(),
+});
 
-function take(snapshot) {
-  const known = cards.get(snapshot.job_id);
-  if (known && snapshot.version < known.snapshot.version) return;
-  if (snapshot.heartbeat_at && !TERMINAL.has(snapshot.status)) clockOffset = offset(snapshot);
-  if (known) {
-    const stage = known.snapshot.stage_name;
-    known.update(snapshot);
-    if (snapshot.stage_name !== stage || TERMINAL.has(snapshot.status)) announce(known);
-    return;
+function take(job, { toList = true } = {}) {
+  const known = jobs.get(job.job_id);
+  if (known && job.version < known.version) return;
+  jobs.set(job.job_id, job);
+  if (job.heartbeat_at && !isOver(job)) {
+    // Heartbeats are stamped when they are made; the least delay seen is the best guess of the offset.
+    bestDelay = Math.min(bestDelay, Date.now() - Date.parse(job.heartbeat_at));
+    clockOffset = -bestDelay;
   }
-  const card = new JobCard(snapshot, page);
-  cards.set(snapshot.job_id, card);
-  // Newest first.
-  const list = byId("jobs");
-  const older = [...list.children].find((element) => createdAt(element) < snapshot.created_at);
-  list.insertBefore(card.element, older ?? null);
-  byId("empty").hidden = true;
+  if (toList) list.take(job);
+  if (view?.job.job_id === job.job_id) view.take(job);
+  page.notifications.take(job);
+  if (known && (job.stage_name !== known.stage_name || job.status !== known.status)) {
+    announce(`${nameOf(job)}: ${stageText(job)}`);
+  }
+  drawTitle();
 }
 
-function createdAt(element) {
-  return cards.get(element.dataset.jobId).snapshot.created_at;
-}
-
-/** Heartbeats are stamped when they are made; the least delay seen is the best guess of the offset. */
-let bestDelay = Infinity;
-function offset(snapshot) {
-  const delay = Date.now() - Date.parse(snapshot.heartbeat_at);
-  bestDelay = Math.min(bestDelay, delay);
-  return -bestDelay;
+function forget(job) {
+  announce(`${nameOf(job)} is deleted`);
+  jobs.delete(job.job_id);
+  if (view?.job.job_id === job.job_id) navigate(list.address);
+  list.remove(job);
 }
 
 let announced = "";
-function announce(card) {
-  const text = `${card.parts.name.textContent}: ${card.parts.stage.textContent}`;
+function announce(text) {
   if (text === announced) return;
   announced = text;
   byId("announcements").textContent = text;
@@ -62,50 +94,77 @@ function announce(card) {
 
 function showProblem(text) {
   byId("problem-text").textContent = text;
-  byId("problem").hidden = false;
+  show(byId("problem"), true);
 }
 
-async function send(file) {
-  const row = byId("upload-row").content.firstElementChild.cloneNode(true);
-  const [name, note, bar] = ["name", "note", "bar"].map((part) => row.querySelector(`[data-part=${part}]`));
-  const dismiss = row.querySelector("button");
-  dismiss.addEventListener("click", () => row.remove());
-  name.textContent = file.name;
-  byId("uploads").append(row);
+function drawTitle() {
+  const { running } = list;
+  const what = view
+    ? `${isOver(view.job) ? "" : `${percentOf(view.job)} % · `}${nameOf(view.job)}`
+    : `${running ? `${running} running · ` : ""}Documents of ${matter}`;
+  document.title = `${what} · Document OCR`;
+}
+
+/** Go to an address of this page without loading it anew: uploads go on. */
+function navigate(address) {
+  if (address !== location.pathname + location.search) history.pushState(null, "", address);
+  return route();
+}
+
+async function route() {
+  const id = location.pathname.match(/^\/documents\/([^/]+)$/)?.[1];
+  view?.close();
+  view = null;
+  byId("document").replaceChildren();
+  show(byId("list"), id === undefined);
+  show(byId("document"), id !== undefined);
+  if (id !== undefined) await openDocument(decodeURIComponent(id));
+  drawTitle();
+}
+
+async function openDocument(documentId) {
   try {
-    if (file.size > Number(maxUploadBytes)) {
-      throw new Error(`The file has ${size(file.size)}; at most ${size(Number(maxUploadBytes))} are accepted.`);
-    }
-    note.textContent = `Sending ${size(file.size)}…`;
-    const answer = await upload(file, {
-      matterId: matter,
-      onProgress(share) {
-        bar.value = share;
-        if (share === 1) note.textContent = "Checking the document…";
-      },
-    });
-    take(await fetchJson(answer.links.self));
-    row.remove();
+    // The list does without it.
+    const { DocumentView } = await import("./document-view.js");
+    const known = [...jobs.values()].find((job) => job.document_id === documentId);
+    const job = known ?? (await ask(`/api/documents/${encodeURIComponent(documentId)}`)).body;
+    if (location.pathname !== pageOf(job)) return;
+    take(job);
+    view = new DocumentView(jobs.get(job.job_id), page);
+    byId("document").replaceChildren(view.element);
+    view.parts.name.focus({ preventScroll: true });
+    scrollTo(0, 0);
   } catch (error) {
-    row.classList.add("refused");
-    note.textContent = error.message;
-    note.setAttribute("role", "alert");
-    bar.hidden = true;
-    dismiss.hidden = false;
+    const { element, parts } = fromTemplate("document-missing");
+    parts.sentence.textContent = error.message;
+    byId("document").replaceChildren(element);
   }
 }
 
-/** One after the other: the second file does not slow down the first. */
-let queue = Promise.resolve();
-function sendAll(files) {
-  for (const file of files) queue = queue.then(() => send(file));
+function followLinks() {
+  addEventListener("popstate", route);
+  document.addEventListener("click", (event) => {
+    const target = /** @type {Element} */ (event.target);
+    const link = /** @type {HTMLAnchorElement} */ (target.closest?.("a[data-link]"));
+    const plain = event.button === 0 && !(event.metaKey || event.ctrlKey || event.shiftKey || event.altKey);
+    if (!link || !plain) return;
+    event.preventDefault();
+    const opened = view?.job;
+    const address = link.dataset.link === "list" ? list.address : link.pathname + link.search;
+    // Back in the list, the focus is where it was.
+    navigate(address).then(() => opened && !view && list.rows.get(opened.job_id)?.parts.name.focus());
+  });
 }
 
 function acceptDrops() {
   const zone = byId("drop");
   const input = byId("file");
+  const send = (files) => {
+    if (view) navigate(list.address);
+    page.uploads.add(files);
+  };
   input.addEventListener("change", () => {
-    sendAll([...input.files]);
+    send([...input.files]);
     input.value = "";
   });
   let depth = 0;
@@ -121,35 +180,77 @@ function acceptDrops() {
     event.preventDefault();
     depth = 0;
     zone.classList.remove("over");
-    sendAll([...event.dataTransfer.files]);
+    if (event.dataTransfer.files.length) send([...event.dataTransfer.files]);
   });
 }
 
+let streamState = "connecting";
+function drawLive() {
+  const state = navigator.onLine ? streamState : "offline";
+  byId("live").dataset.state = state;
+  byId("live-text").textContent = STATE_WORDS[state];
+}
+
+/** @type {{close: () => void}} */
+let follower = null;
 function follow() {
-  followMatter(`/api/matters/${encodeURIComponent(matter)}/events`, {
-    onSnapshot: take,
+  follower?.close();
+  follower = followMatter(`/api/matters/${encodeURIComponent(matter)}/events`, {
+    onSnapshot: (job) => take(job),
+    // When the stream is open, so that nothing falls between the list and what comes after it.
+    refetch: () =>
+      list.load().catch((error) => {
+        if (error.name !== "AbortError" && error.status !== 401) showProblem(error.message);
+        throw error;
+      }),
     onState(state) {
-      byId("live").dataset.state = state;
-      byId("live-text").textContent = STATE_WORDS[state];
+      streamState = state;
+      drawLive();
     },
     onError(error) {
-      showProblem(error.status === 401 ? "Your session has ended. Reload the page to sign in again." : error.message);
+      if (error.status !== 401) showProblem(error.message);
     },
   });
 }
 
-async function start() {
-  byId("problem-dismiss").addEventListener("click", () => (byId("problem").hidden = true));
+let sessionEnded = false;
+function followSession() {
+  whenSessionEnds(() => {
+    sessionEnded = true;
+    follower?.close();
+    show(byId("session"), true);
+  });
+  const look = async () => {
+    if (!sessionEnded || document.visibilityState !== "visible") return;
+    try {
+      await ask("/api/jobs?limit=1");
+    } catch {
+      return;
+    }
+    sessionEnded = false;
+    show(byId("session"), false, byId("file"));
+    announce("You are signed in again.");
+    follow();
+  };
+  addEventListener("focus", look);
+  document.addEventListener("visibilitychange", look);
+  byId("session-look").addEventListener("click", look);
+}
+
+function start() {
+  byId("problem-dismiss").addEventListener("click", () => show(byId("problem"), false, byId("file")));
   byId("matter").addEventListener("change", () => byId("matter-form").requestSubmit());
+  addEventListener("online", drawLive);
+  addEventListener("offline", drawLive);
   acceptDrops();
+  followLinks();
+  followSession();
+  route();
   follow();
-  setInterval(() => cards.forEach((card) => card.tick()), 1000);
-  try {
-    (await fetchJson(`/api/jobs?matter_id=${encodeURIComponent(matter)}`)).forEach(take);
-    byId("empty").hidden = cards.size > 0;
-  } catch (error) {
-    showProblem(error.message);
-  }
+  setInterval(() => {
+    if (view) view.tick();
+    else list.tick();
+  }, 1000);
 }
 
 start();
