@@ -38,7 +38,8 @@ def document(document_id: str) -> str | BaseResponse:
     grant = auth.current_grant()
     if grant is None:
         return auth.login_page(next=request.path)
-    return _page(grant, jobs_of(document_id)[0].matter_id)
+    # One without a matter is another program's, and is shown by its address alone.
+    return _page(grant, jobs_of(document_id)[0].matter_id or _matter(grant))
 
 
 def _page(grant: Grant, matter: str) -> str:

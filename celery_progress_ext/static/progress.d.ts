@@ -59,7 +59,11 @@ export declare const TERMINAL: ReadonlySet<string>;
 export declare function followJob(url: string, callbacks?: Callbacks): Follower;
 
 /** Follow all jobs of a matter over one connection. */
-export declare function followMatter(url: string, callbacks?: Callbacks & { listUrl?: string }): Follower;
+export declare function followMatter(
+  url: string,
+  /** `refetch` reads what is listed, in place of `listUrl`, whenever the stream was opened. */
+  callbacks?: Callbacks & { listUrl?: string; refetch?: () => Promise<Snapshot[]> },
+): Follower;
 
 /** The JSON at `url`; rejects with the status, and the server's sentence. */
 export declare function fetchJson(url: string, options?: RequestInit): Promise<any>;

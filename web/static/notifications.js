@@ -6,7 +6,7 @@ import { isOver, nameOf, stageText } from "./job-text.js";
 const KEY = "notify";
 
 export class Notifications {
-  #jobs = new Set(JSON.parse(sessionStorage.getItem(KEY) ?? "[]"));
+  #jobs = new Set(/** @type {string[]} */ (JSON.parse(sessionStorage.getItem(KEY) ?? "[]")));
 
   /** Whether this browser has them; only over https and on this machine. */
   possible = "Notification" in globalThis && isSecureContext;
