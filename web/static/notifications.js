@@ -6,7 +6,8 @@ import { isOver, nameOf, stageText } from "./job-text.js";
 const KEY = "notify";
 
 export class Notifications {
-  #jobs = new Set(/** @type {string[]} */ (JSON.parse(sessionStorage.getItem(KEY) ?? "[]")));
+  /** @type {Set<string>} */
+  #jobs = new Set(readKept());
 
   /** Whether this browser has them; only over https and on this machine. */
   possible = "Notification" in globalThis && isSecureContext;
@@ -34,4 +35,9 @@ export class Notifications {
   #keep() {
     sessionStorage.setItem(KEY, JSON.stringify([...this.#jobs]));
   }
+}
+
+/** @returns {string[]} */
+function readKept() {
+  return JSON.parse(sessionStorage.getItem(KEY) ?? "[]");
 }
