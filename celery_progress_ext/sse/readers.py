@@ -134,23 +134,12 @@ class Readers:
                 try:
                     taken = None if mailbox.closed else gevent_support.handed_over(environ)
                     if taken is None:
-                        yield from streams.frames_of(
-                            mailbox, self.keepalive_seconds, unnamed=stream.unnamed, until=stream.until
-                        )
+                        yield from streams.frames_of(mailbox, stream, self.keepalive_seconds)
                     else:
                         handed_over = True
                         fd, chunked = taken
                         assert self._writer is not None
-                        self._writer.adopt(
-                            fd,
-                            mailbox,
-                            hub,
-                            topic,
-                            chunked=chunked,
-                            ended=give_back,
-                            unnamed=stream.unnamed,
-                            until=stream.until,
-                        )
+                        self._writer.adopt(fd, mailbox, hub, topic, stream, chunked=chunked, ended=give_back)
                 finally:
                     if not handed_over:
                         hub.leave(mailbox, topic)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from celery_progress_ext.sse import wire
 from celery_progress_ext.sse.hub import Frame, Hub, Mailbox, Topic, keep_newest
+from celery_progress_ext.sse.streams import Stream
 
 #: What may wait in the kernel for a client that is slow: the rest is then skipped here, and it gets the newest soon.
 #: Bytes.
@@ -66,22 +67,19 @@ class SocketWriter:
         mailbox: Mailbox,
         hub: Hub,
         topic: Topic,
+        stream: Stream,
         *,
         chunked: bool,
         ended: Callable[[], None],
-        unnamed: bool = False,
-        until: float | None = None,
     ) -> None:
         """Write to ``fd`` what would have come to ``mailbox``.
 
         :param fd: a socket that does not block; it belongs to the writer from now on.
         :param chunked: whether the body is in HTTP/1.1 chunks.
         :param ended: called once when the stream is over, whichever side ended it.
-        :param unnamed: send every event without its name.
-        :param until: end the stream within a second of then (``time.monotonic()``).
         """
         keep_little_unsent(fd)
-        client = SocketClient(self, fd, hub, topic, chunked=chunked, ended=ended, unnamed=unnamed, until=until)
+        client = SocketClient(self, fd, hub, topic, stream, chunked=chunked, ended=ended)
         with self._lock:
             if self._thread is None:
                 self._poller = self._make_poller()
@@ -158,11 +156,10 @@ class SocketClient:
         fd: int,
         hub: Hub,
         topic: Topic,
+        stream: Stream,
         *,
         chunked: bool,
         ended: Callable[[], None],
-        unnamed: bool = False,
-        until: float | None = None,
     ) -> None:
         self._writer = writer
         self._hub = hub
@@ -170,8 +167,9 @@ class SocketClient:
         self._topic: Topic | None = topic
         self.fd = fd
         self.ended = ended
-        self.until = until
-        self._unnamed = unnamed
+        #: When the stream ends, within a turn of the writer.
+        self.until = stream.until
+        self._unnamed = stream.unnamed
         self._chunked = chunked
         self._blocked = False
         #: Nothing more will come; what waits is still sent.

@@ -223,18 +223,12 @@ def encode_message(fields: dict[str, Any]) -> bytes:
     )
 
 
-def frames_of(
-    mailbox: Mailbox, keepalive_seconds: float, *, unnamed: bool = False, until: float | None = None
-) -> Iterator[bytes]:
-    """What a mailbox gets, to the end of the stream; never silent for longer than ``keepalive_seconds``.
-
-    :param unnamed: send every event without its name.
-    :param until: end the stream then (``time.monotonic()``): what it was opened with has expired.
-    """
+def frames_of(mailbox: Mailbox, stream: Stream, keepalive_seconds: float) -> Iterator[bytes]:
+    """What a mailbox gets, to the end of the stream; never silent for longer than ``keepalive_seconds``."""
+    until = float("inf") if stream.until is None else stream.until
     while True:
-        left = keepalive_seconds if until is None else min(keepalive_seconds, until - time.monotonic())
-        item = mailbox.get(max(0.0, left))
-        if item is CLOSED or (until is not None and time.monotonic() >= until):
+        item = mailbox.get(max(0.0, min(keepalive_seconds, until - time.monotonic())))
+        if item is CLOSED or time.monotonic() >= until:
             return
         if item is None:
             yield _KEEPALIVE
@@ -242,6 +236,6 @@ def frames_of(
             yield _KEEPALIVE_REST
             continue
         assert isinstance(item, Frame)
-        yield item.unnamed.wire if unnamed else item.wire
+        yield item.unnamed.wire if stream.unnamed else item.wire
         if item.last:
             return

@@ -86,6 +86,12 @@ def test_the_library_on_sqlite_loads_only_what_it_uses() -> None:
     assert _loaded(f"{code}{query}", *_NOT_FOR_EVERYBODY) == []
 
 
+def test_the_routes_load_no_web_framework() -> None:
+    """What they answer is the same for every framework, and none of them needs another."""
+    frameworks = ("flask", "flask_sse", "django", "starlette", "gevent")
+    assert _loaded("import celery_progress_ext.sse.routes", *frameworks) == []
+
+
 def test_the_services_worker_and_web_do_not_load_alembic() -> None:
     """Only `migrate` does."""
     assert _loaded("import tasks.celery_app, tasks.ocr_tasks, tasks.pipeline", "alembic") == []
