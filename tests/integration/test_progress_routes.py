@@ -75,7 +75,7 @@ class TestSnapshots:
         problem = json.loads(answer.data)
         assert problem["type"] == "urn:problem-type:job-not-found"
         assert problem["instance"] == "/api/jobs/job_none"
-        assert "no such job" in problem["detail"]
+        assert "no job" in problem["detail"]
 
     def test_while_the_database_is_away_what_was_broadcast_last_serves(self, site: Site) -> None:
         """Without one it is 503 with a time to come back."""
