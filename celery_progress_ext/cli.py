@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -40,8 +41,12 @@ def _command(*params: Callable[[Any], Any]) -> Callable[[Callable[..., None]], A
         def run(**options: Any) -> None:
             from celery_progress_ext.extension import CeleryProgress
 
+            app = click.get_current_context().obj.app
+            if "DJANGO_SETTINGS_MODULE" in os.environ:
+                # Celery sets Django up when it imports the project's tasks; Django's settings say where the tables are.
+                app.loader.import_default_modules()
             try:
-                work(CeleryProgress.of(click.get_current_context().obj.app), **options)
+                work(CeleryProgress.of(app), **options)
             except ProgressError as error:
                 raise click.ClickException(str(error)) from error
 

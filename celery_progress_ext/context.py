@@ -47,7 +47,8 @@ class ProcessContext:
         return RedisBroadcaster(self.settings.redis_url)
 
     @cached_property
-    def _loop_readers(self) -> PerLoop[LoopReaders]:
+    def per_loop(self) -> PerLoop[LoopReaders]:
+        """What the async readers of each event loop share."""
         return PerLoop(self._make_loop_readers)
 
     @property
@@ -56,7 +57,7 @@ class ProcessContext:
 
         :raises RuntimeError: outside an event loop.
         """
-        return self._loop_readers.get()
+        return self.per_loop.get()
 
     def _make_loop_readers(self) -> LoopReaders:
         url = self.settings.redis_url

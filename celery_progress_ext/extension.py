@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from celery import Celery, Task, signals
 from celery.canvas import Signature
@@ -306,6 +306,21 @@ class CeleryProgress:
     def watch(self, job_id: str) -> Iterator[JobSnapshot]:
         """Snapshots of a job as they come, to the terminal one."""
         return self.job(job_id).watch()
+
+    def bar(
+        self, job: TrackedJob | str, *, using: Literal["tqdm", "rich"] | None = None, timeout: float | None = None
+    ) -> JobSnapshot:
+        """Follow a job with a bar, in a notebook or a terminal, to its end; its last snapshot.
+
+        :param job: the job or its id.
+        :param using: what draws it; tqdm where it is installed, else rich.
+        :param timeout: seconds after which to stop all the same; None to wait for the end.
+        :raises JobNotFound: when there is no such job.
+        """
+        from celery_progress_ext import bars
+
+        handle = self.job(job) if isinstance(job, str) else job
+        return bars.follow(handle.watch(timeout), using)
 
     def retry_failed(self, job_id: str) -> JobSnapshot:
         """Run only what did not finish again, and then the body.

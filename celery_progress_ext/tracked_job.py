@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -114,7 +114,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
             snapshot: JobSnapshot = await readers.reads.get(f"snapshot {self.id}", self.snapshot)
             return snapshot
 
-    async def awatch(self, timeout: float | None = None) -> AsyncIterator[JobSnapshot]:
+    async def awatch(self, timeout: float | None = None) -> AsyncGenerator[JobSnapshot, None]:
         """As :meth:`watch`, without a thread: all readers of an event loop share one subscription, and their reads.
 
         Each new version comes at once; what changes without one, within five seconds.

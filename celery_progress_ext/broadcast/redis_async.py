@@ -16,7 +16,6 @@ from celery_progress_ext.broadcast import BroadcastLost, decode
 from celery_progress_ext.broadcast.redis import (
     ACKNOWLEDGE_SECONDS,
     ANSWER_SECONDS,
-    CONNECT_SECONDS,
     QUIET_SECONDS,
     READER_CHANNEL,
     redis_py_url,
@@ -38,7 +37,8 @@ class AsyncRedisSubscription:
             protocol=2,
             retry=Retry(NoBackoff(), 0, supported_errors=()),
             socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=CONNECT_SECONDS,
+            # Longer than for threads: a loop that a thousand readers have just come to is busy, and nobody waits.
+            socket_connect_timeout=ACKNOWLEDGE_SECONDS,
         )
         self._pubsub: Any = self._client.pubsub()
         self._heard_at = self._asked_at = time.monotonic()

@@ -61,20 +61,28 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Access:
-    """What a request has to be allowed to read: what belongs to an owner.
-
-    :ivar owner: None for a job that belongs to nobody: only who may read everything may read it.
+    """What a request has to be allowed to read: one job, or all of an owner's, for which ``job_id`` and ``subject`` are
+    None.
     """
 
+    job_id: str | None = None
+    #: The tenant. None for a job that belongs to nobody: only who may read everything may read it.
     owner: str | None
+    #: What the job works on.
+    subject: str | None = None
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Access:
+        """That of a snapshot on the wire."""
+        return cls(job_id=payload["job_id"], owner=payload["matter_id"], subject=payload["document_id"])
 
 
 class Guarded:
     """An answer, for whoever may have it.
 
-    Where ``access`` is given, ask first whether the request may read what belongs to its owner. Then take
+    Where ``access`` is given, ask first whether the request may read that. Then take
     :meth:`answer`, which reads and may wait; it is not made before.
 
     :param credential: an id of the token that the request came with, for the cap on streams; None where it has none.

@@ -186,9 +186,18 @@ class Topic:
         :param last_id: the id of the last event that the client says it has.
         """
         self.look()
+        self.begin(client, last_id)
+        if last_id is not None:
+            self.catch_up(client, last_id)
+
+    def begin(self, client: Client, last_id: int | None) -> None:
+        """Offer a client what is known here, and from now on everything."""
         with self.lock:
             self.admit(client, last_id)
             self.clients[client] = None
+
+    def catch_up(self, client: Client, last_id: int) -> None:
+        """Offer a client what it may have missed while it was away; this reads."""
 
     def close(self) -> None:
         """End the streams of all clients."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from celery_progress_ext.broadcast import job_channel, matter_channel
 from celery_progress_ext.exceptions import DatabaseError, InvalidToken, JobNotFound
@@ -27,8 +27,9 @@ from celery_progress_ext.log import get_logger
 from celery_progress_ext.sse import polled, streams, wire
 from celery_progress_ext.sse.answers import Access, Answer, Guarded, Refused, Request, json_answer, problem, refusal_of
 from celery_progress_ext.sse.assets import asset
+from celery_progress_ext.sse.hub import Topic
 from celery_progress_ext.sse.published import Published
-from celery_progress_ext.sse.readers import STREAM_HEADERS, Readers
+from celery_progress_ext.sse.readers import STREAM_HEADERS
 from celery_progress_ext.sse.snapshot_reader import SnapshotReader
 from celery_progress_ext.tokens import Claims, Tokens, is_token
 
@@ -44,22 +45,50 @@ class Route:
 
     name: str
     path: str
+    #: For the API's documentation.
+    summary: str = ""
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of its parameters."""
+        return re.findall(r"\{(\w+)\}", self.path)
 
     def spelled(self, parameter: str) -> str:
         """The path as a framework writes it, ``parameter`` being such as ``<{}>``."""
         return re.sub(r"\{(\w+)\}", lambda found: parameter.format(found[1]), self.path)
 
 
-JOB = Route("job", "/jobs/{job_id}")
-JOB_EVENTS = Route("job_events", "/jobs/{job_id}/events")
-MATTER_JOBS = Route("matter_jobs", "/matters/{matter_id}/jobs")
-MATTER_EVENTS = Route("matter_events", "/matters/{matter_id}/events")
-CELERY_PROGRESS = Route("celery_progress", "/celery-progress/{job_id}/")
-CELERY_PROGRESS_WITH_TOKEN = Route("celery_progress_with_token", "/celery-progress/{job_id}/{token}/")
-ASSET = Route("asset", "/assets/{name}")
+JOB = Route("job", "/jobs/{job_id}", "A job's snapshot.")
+JOB_EVENTS = Route("job_events", "/jobs/{job_id}/events", "A job's snapshots as they come (server-sent events).")
+MATTER_JOBS = Route("matter_jobs", "/matters/{matter_id}/jobs", "The jobs of an owner.")
+MATTER_EVENTS = Route("matter_events", "/matters/{matter_id}/events", "All jobs of an owner, as they come.")
+CELERY_PROGRESS = Route("celery_progress", "/celery-progress/{job_id}/", "As celery-progress has it.")
+CELERY_PROGRESS_WITH_TOKEN = Route(
+    "celery_progress_with_token", "/celery-progress/{job_id}/{token}/", "The same, with a token."
+)
+ASSET = Route("asset", "/assets/{name}", "The package's JavaScript.")
 
 #: All of them take GET, and OPTIONS where other origins are allowed.
 ROUTES = (JOB, JOB_EVENTS, MATTER_JOBS, MATTER_EVENTS, CELERY_PROGRESS, CELERY_PROGRESS_WITH_TOKEN, ASSET)
+
+
+class Topics(Protocol):
+    """A hub, as far as it is looked at."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages arrive."""
+
+    def topic(self, channel: str) -> Topic | None:
+        """The topic of a channel that somebody follows now."""
+
+
+class HubHolder(Protocol):
+    """``Readers``, or their async kind."""
+
+    @property
+    def hub(self) -> Topics:
+        """The hub of this process, or of the event loop."""
 
 
 class ProgressRoutes:
@@ -70,7 +99,7 @@ class ProgressRoutes:
     :param tokens: reads the tokens of requests; those that ``progress_token_secrets`` signs unless given.
     """
 
-    def __init__(self, progress: Any, readers: Readers, *, tokens: Tokens | None = None) -> None:
+    def __init__(self, progress: Any, readers: HubHolder, *, tokens: Tokens | None = None) -> None:
         self._progress = progress
         self._readers = readers
         self._given_tokens = tokens
@@ -147,7 +176,7 @@ class ProgressRoutes:
         claims = self._claims(request)
         _check_scope(claims, job_id=job_id)
         published = self.snapshots.fresh(job_id)
-        return _guarded(claims, published.matter_id, lambda: json_answer(published.payload))
+        return _guarded(claims, Access.of(published.payload), lambda: json_answer(published.payload))
 
     def _job_events(self, request: Request, *, job_id: str) -> Guarded:
         claims = self._claims(request)
@@ -160,7 +189,7 @@ class ProgressRoutes:
         if known is None:
             # A 5xx would make EventSource give up for good.
             return Guarded(lambda: Answer(headers=STREAM_HEADERS, body=streams.SHED))
-        return _guarded(claims, known.matter_id, partial(self._job_stream, request, known, claims))
+        return _guarded(claims, Access.of(known.payload), partial(self._job_stream, request, known, claims))
 
     def _job_stream(self, request: Request, known: Published, claims: Claims | None) -> Answer:
         last_id = wire.last_event_id(request.headers.get("Last-Event-ID"))
@@ -191,7 +220,9 @@ class ProgressRoutes:
         except JobNotFound:
             return Guarded(lambda: json_answer(polled.unknown()))
         result = partial(self._result, job_id)
-        return _guarded(claims, published.matter_id, lambda: json_answer(polled.info(published.payload, result)))
+        return _guarded(
+            claims, Access.of(published.payload), lambda: json_answer(polled.info(published.payload, result))
+        )
 
     def _result(self, job_id: str) -> Any:
         """The body's result, or None where it is not kept any more."""
@@ -211,7 +242,7 @@ class ProgressRoutes:
         def make() -> Answer:
             return json_answer([each.payload for each in self.snapshots.listed(matter_id, limit=limit, active=active)])
 
-        return _guarded(claims, matter_id, make)
+        return _guarded(claims, Access(owner=matter_id), make)
 
     def _matter_events(self, request: Request, *, matter_id: str) -> Guarded:
         claims = self._claims(request)
@@ -227,7 +258,7 @@ class ProgressRoutes:
                 last_id,
             )
 
-        return _guarded(claims, matter_id, make)
+        return _guarded(claims, Access(owner=matter_id), make)
 
     # Files
 
@@ -283,12 +314,12 @@ def _check_scope(claims: Claims | None, *, job_id: str | None = None, matter_id:
         check_opens(claims, job_id=job_id, matter_id=matter_id)
 
 
-def _guarded(claims: Claims | None, matter_id: str | None, make: Callable[[], Answer]) -> Guarded:
-    """An answer about a matter: a token has to open it, else the application is asked."""
+def _guarded(claims: Claims | None, access: Access, make: Callable[[], Answer]) -> Guarded:
+    """An answer about a job or a matter: a token has to open it, else the application is asked."""
     if claims is None:
-        return Guarded(make, access=Access(matter_id))
+        return Guarded(make, access=access)
     if claims.matter_id is not None:
-        check_opens(claims, matter_id=matter_id)
+        check_opens(claims, matter_id=access.owner)
     return Guarded(make, credential=f"token {claims.id}")
 
 

@@ -157,19 +157,14 @@ class MatterTopic(_SnapshotTopic):
         for published in found:
             self.accept(published, unchanged=alive and not published.terminal)
 
-    def join(self, client: Client, last_id: int | None = None) -> None:
-        """See ``Topic.join``: also the ends that a client with a cursor may have missed while it was away."""
-        super().join(client, last_id)
-        if last_id is not None:
-            self._catch_up(client, last_id)
-
     def admit(self, client: Client, last_id: int | None) -> None:
         """See ``Topic.admit``."""
         for published in self._open.values():
             client.offer(self._event(published))
 
-    def _catch_up(self, client: Client, cursor: int) -> None:
-        for published in self._reader.ended_since(self._matter_id, cursor):
+    def catch_up(self, client: Client, last_id: int) -> None:
+        """See ``Topic.catch_up``: the ends that a client with a cursor may have missed."""
+        for published in self._reader.ended_since(self._matter_id, last_id):
             with self.lock:
                 # What is newer by now was sent to it as it came.
                 if published.version >= self._version(published.job_id):

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext.storage.database import Database
+from celery_progress_ext.storage.json import dumps, loads
 
 
 @contextmanager
@@ -22,13 +23,23 @@ def borrowed(database: Database, connection: Any) -> Iterator[Connection]:
     if isinstance(connection, Connection):
         yield connection
         return
+    with driver_connection(database.engine.url, connection) as conn:
+        yield conn
+
+
+@contextmanager
+def driver_connection(url: sa.URL | str, connection: Any) -> Iterator[Connection]:
+    """A DB-API connection as SQLAlchemy's, in its open transaction.
+
+    :param url: names the dialect and the driver.
+    """
     engine = sa.create_engine(
-        database.engine.url,
+        url,
         creator=lambda: connection,
         poolclass=sa.StaticPool,
         pool_reset_on_return=None,
-        json_serializer=database.engine.dialect._json_serializer,
-        json_deserializer=database.engine.dialect._json_deserializer,
+        json_serializer=dumps,
+        json_deserializer=loads,
     )
     # What SQLAlchemy would say to the driver when its own transaction begins and ends, and when it closes.
     for name in ("do_begin", "do_commit", "do_rollback", "do_close", "do_terminate"):

@@ -38,14 +38,23 @@ def migrate(database: Database) -> str:
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-            found = _current(connection)
-            if found is not None and found not in known():
-                logger.warning("schema_is_newer", revision=found, known=head(), advice="upgrade celery-progress-ext")
-                return found
-            command.upgrade(config(connection), "head")
+            return upgrade(connection, head())
     except sa.exc.DBAPIError as error:
         raise database.translate_error(error) from error
-    return head()
+
+
+def upgrade(connection: sa.Connection, revision: str) -> str:
+    """Upgrade the tables to ``revision``, in the connection's transaction, where they are older. Returns what they are
+    at then.
+    """
+    found = _current(connection)
+    if found is not None and found not in known():
+        logger.warning("schema_is_newer", revision=found, known=head(), advice="upgrade celery-progress-ext")
+        return found
+    if found is not None and found >= revision:
+        return found
+    command.upgrade(config(connection), revision)
+    return revision
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import gc
 import json
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,7 @@ def test_readers_share_one_subscription_and_leave_nothing(sqlite_chords: Bench, 
             break
 
     async def closed(job: TrackedJob) -> None:
-        watching: AsyncIterator[JobSnapshot] = job.awatch()
-        async with aclosing(watching):  # type: ignore[type-var]
+        async with aclosing(job.awatch()) as watching:
             await anext(watching)
 
     async def come_and_go() -> None:
@@ -141,7 +140,7 @@ def test_a_reader_survives_a_restart_of_redis(
             own_redis.restart()
             await until(lambda: subscription.connected)
         finally:
-            await watching.aclose()  # type: ignore[attr-defined]
+            await watching.aclose()
 
     try:
         asyncio.run(read())

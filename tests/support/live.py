@@ -166,7 +166,9 @@ class Live:
         return self.follow(f"/api/jobs/{snapshot.job_id}/events", **headers)
 
 
-class _Quiet(WSGIRequestHandler):
+class Quiet(WSGIRequestHandler):
+    """Logs nothing."""
+
     protocol_version = "HTTP/1.1"
 
     def log(self, type: str, message: str, *args: Any) -> None:
@@ -194,7 +196,7 @@ def live_app(
 def serve(broadcaster: Broadcaster, **options: Any) -> Iterator[Live]:
     """Serve ``live_app`` with threads on a free port of loopback."""
     app, jobs, events = live_app(broadcaster, **options)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

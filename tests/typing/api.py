@@ -4,7 +4,7 @@ Each line that must be an error is ignored for that very error; strict mypy repo
 signature that grows loose fails here.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import datetime
 from typing import assert_type
 
@@ -58,7 +58,7 @@ job = chord.apply_async()
 assert_type(job, TrackedJob)
 assert_type(job.snapshot(), JobSnapshot)
 assert_type(job.watch(), Iterator[JobSnapshot])
-assert_type(job.awatch(), AsyncIterator[JobSnapshot])
+assert_type(job.awatch(), AsyncGenerator[JobSnapshot, None])
 assert_type(job.snapshot().status, JobStatus)
 assert_type(job.snapshot().created_at, datetime)
 assert_type(job.snapshot().owner, str | None)
