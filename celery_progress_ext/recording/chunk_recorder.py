@@ -105,11 +105,13 @@ class ChunkRecorder:
         *,
         result: Any,
         seconds: float | None = None,
+        total: int | None = None,
         counted_by_celery: bool = True,
         may_batch: bool = False,
     ) -> None:
         """Record a success; a second report changes nothing.
 
+        :param total: the last total that its task reported.
         :param counted_by_celery: False where Celery may not have counted its chord part (F3, F8): after the last
             chunk the body is then published at once, and not a lease later.
         :param may_batch: it may wait for others that come right after it; see :class:`BatchCompleter`.
@@ -118,6 +120,7 @@ class ChunkRecorder:
             chunk_id=task.chunk_id,
             result=result,
             seconds=seconds,
+            total=total,
             chord_intact=counted_by_celery and task.dispatch == 1,
             dispatch=task.dispatch,
         )

@@ -234,6 +234,7 @@ class Completion:
     :ivar seconds: how long the work took, for the ETA; None where that is not known.
     :ivar chord_intact: whether Celery's chord has counted it, so that it may publish the body by itself.
     :ivar dispatch: of which message it is the success.
+    :ivar total: the last total that its task reported, which is the chunk's size where nobody else has said that.
     """
 
     chunk_id: str
@@ -241,11 +242,19 @@ class Completion:
     seconds: float | None = None
     chord_intact: bool = True
     dispatch: int = 1
+    total: int | None = None
 
 
 _REPORTED = rows_of("reported", "reported")
 _REPORTED_ID = _REPORTED.c.value["id"].as_string()
 _REPORTED_SECONDS = _REPORTED.c.value["seconds"].as_float()
+# As text: `as_integer` is one of four bytes.
+_REPORTED_TOTAL = sa.cast(_REPORTED.c.value["total"].as_string(), sa.BigInteger)
+_SIZE_REPORTED = (
+    sa.and_(chunks.c.grows.is_(sa.true()), _REPORTED_TOTAL > 0),
+    # Not below what was shown as done.
+    sa.case((chunks.c.pages_done > _REPORTED_TOTAL, chunks.c.pages_done), else_=_REPORTED_TOTAL),
+)
 _IS_REPORTED = among(chunks.c.id, sa.select(rows_of("reported", "ids").c.value["id"].as_string()).scalar_subquery())
 _LOCK_REPORTED = sa.select(*CHUNK_COLUMNS).where(_IS_REPORTED).order_by(chunks.c.id).with_for_update()
 _COMPLETE = (
@@ -257,7 +266,8 @@ _COMPLETE = (
             chunks.c.finished_at: now(),
             chunks.c.leased_until: None,
             chunks.c.error: None,
-            chunks.c.pages_done: chunk_size,
+            chunks.c.size: sa.case(_SIZE_REPORTED, else_=chunks.c.size),
+            chunks.c.pages_done: sa.case(_SIZE_REPORTED, else_=chunk_size),
             chunks.c.cost_done: sa.func.coalesce(chunks.c.cost, chunk_size),
             chunks.c.result: _REPORTED.c.value["result"],
             chunks.c.started_at: sa.func.coalesce(chunks.c.started_at, now() - _REPORTED_SECONDS),
@@ -293,10 +303,11 @@ def complete_all(
         conn.execute(_NO_RESERVATIONS, {"reported": dumps(read_again)})
     order = {id: place for place, id in enumerate(reported)}
     done = sorted((ChunkRow.of(row) for row in found), key=lambda chunk: order[chunk.id])
-    pages, cost, reservations, pace = 0, 0.0, 0, Pace()
+    pages, grown, cost, reservations, pace = 0, 0, 0.0, 0, Pace()
     for chunk in done:
         seconds = reported[chunk.id].seconds
         pages += chunk.pages - olds[chunk.id].pages_done
+        grown += chunk.pages - olds[chunk.id].pages
         cost += chunk.expected_cost - olds[chunk.id].cost_counted
         reservations += len(chunk.reservations or ())
         pace = pace if seconds is None else pace.observe(chunk.pages, seconds)
@@ -307,6 +318,7 @@ def complete_all(
             olds=[chunk.status for chunk in olds.values()],
             new=ChunkStatus.COMPLETED,
             pages=pages,
+            grown=grown,
             cost=cost,
             grace=grace,
             chord_intact=all(reported[id].chord_intact for id in olds),
@@ -461,7 +473,8 @@ def _moved(job: JobRow | None) -> JobRow:
 def _as_json(completion: Completion) -> str:
     """A row of the statement's parameter."""
     result = small_json(completion.result) or "null"
-    return f'{{"id":{dumps(completion.chunk_id)},"seconds":{completion.seconds or 0.0},"result":{result}}}'
+    said = f'"id":{dumps(completion.chunk_id)},"seconds":{completion.seconds or 0.0},"total":{completion.total or 0}'
+    return f'{{{said},"result":{result}}}'
 
 
 def small_json(result: Any) -> str | None:

@@ -194,7 +194,9 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
             task,
             result=result,
             seconds=work.seconds if work else None,
-            may_batch=True,
+            total=work.total if work else None,
+            # An eager task is over when it returns, and so is a job whose last one it is.
+            may_batch=not sender.request.is_eager,
         )
     elif work is not None and work.attempt is not None:
         if work.ended:

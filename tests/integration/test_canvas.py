@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from celery import Celery, chord, group
 
-from celery_progress_ext import CeleryProgress, JobStatus, tracked_chord
+from celery_progress_ext import CeleryProgress, JobStatus, tracked_chord, tracked_group
 from celery_progress_ext.exceptions import DatabaseNotMigrated, InvalidCanvas, NotConfigured
 
 
@@ -173,6 +173,18 @@ def test_eager_tasks_are_tracked_too(app: Celery) -> None:
     job = _chord(app, _work(app)).apply_async()
     snapshot = job.snapshot()
     assert (snapshot.status, snapshot.chunks.completed) == (JobStatus.COMPLETED, 2)
+
+
+def test_eager_groups_are_over_at_once(app: Celery) -> None:
+    """One without a body, too, and a single task."""
+    app.conf.update(task_always_eager=True, task_store_eager_result=True)
+    for canvas, result in (
+        (tracked_group(_work(app), app=app), [0, 1]),  # type: ignore[arg-type]
+        (CeleryProgress.of(app).track(_work(app)[1]), 1),  # type: ignore[arg-type]
+    ):
+        job = canvas.apply_async()
+        assert job.snapshot().status is JobStatus.COMPLETED
+        assert job.get(timeout=5) == result
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from celery_progress_ext import ChunkProgressTracker, JobStatus, JobTrackingServ
 from celery_progress_ext.chunks import Chunk
 from celery_progress_ext.config import Settings
 from celery_progress_ext.exceptions import ChunkNotFound, DatabaseError, DatabaseNotMigrated, JobNotFound
+from celery_progress_ext.jobs import JobShape
 from celery_progress_ext.pace import Pace
 from celery_progress_ext.storage import Database, Snapshots, retention
 from celery_progress_ext.storage import body_changes as body
@@ -675,6 +676,95 @@ def test_any_order_of_reports_ends_in_true_counts(tmp_path: Any) -> None:
     )
     machine("runTest").runTest()
     Reports.shared.database.dispose()
+
+
+class GroupReports(RuleBasedStateMachine):
+    """The same of a group, whose chunks are as large as their tasks report: it is over exactly when all of them are, or
+    somebody ended it, and never more is done than there is.
+    """
+
+    total = 3
+    shared: Rows
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = GroupReports.shared
+        self.job_id = self.rows.create(self.total, pages=1, shape=JobShape.GROUP, grows=True)
+        self.ended_early = False
+        self.pages_done = 0
+        self.work_pct = 0.0
+
+    @rule(index=st.integers(0, 2), lease=st.sampled_from([-1.0, LEASE]))
+    def start(self, index: int, lease: float) -> None:
+        self.rows.start(self.job_id, index, lease=lease, max_tries=10**6)
+
+    @rule(
+        index=st.integers(0, 2),
+        done=st.integers(0, 10**13),
+        total=st.none() | st.integers(-1, 10**13),
+        attempt=st.integers(1, 2),
+    )
+    def progress(self, index: int, done: int, total: int | None, attempt: int) -> None:
+        self.rows.progress(self.job_id, index, attempt=attempt, done=done, total=total)
+
+    @rule(index=st.integers(0, 2), total=st.none() | st.integers(0, 10**13))
+    def complete(self, index: int, total: int | None) -> None:
+        change = self.rows.complete(self.job_id, index, total=total)
+        assert change is None or change.job.status.terminal == change.job.chunks.settled
+
+    @rule(index=st.integers(0, 2))
+    def fail(self, index: int) -> None:
+        """By hand, so that only the next tick ends the job."""
+        if self.rows.fail(self.job_id, index) is not None:
+            self.rows.settle(self.job_id)
+
+    @rule(index=st.integers(0, 2), dispatch=st.integers(1, 3))
+    def lose(self, index: int, dispatch: int) -> None:
+        self.rows.lose(self.job_id, index, dispatch=dispatch)
+
+    @rule()
+    def merge(self) -> None:
+        assert self.rows.claim(self.job_id) is None and self.rows.send_body(self.job_id) is None
+
+    @rule(status=st.sampled_from([JobStatus.FAILED, JobStatus.CANCELLED]))
+    def end(self, status: JobStatus) -> None:
+        self.ended_early = self.rows.end(self.job_id, status) is not None or self.ended_early
+
+    @precondition(lambda self: self.rows.jobs.snapshot(self.job_id).status.terminal)
+    @rule()
+    def reopen(self) -> None:
+        whole = self.rows.jobs.snapshot(self.job_id).status is JobStatus.COMPLETED
+        assert (self.rows.reopen(self.job_id) is None) == whole
+        self.ended_early, self.work_pct = False, 0.0
+
+    @invariant()
+    def it_is_over_with_its_last_chunk(self) -> None:
+        snapshot = self.rows.jobs.snapshot(self.job_id)
+        assert snapshot.status.terminal == (snapshot.chunks.settled or self.ended_early)
+        if not self.ended_early and snapshot.status.terminal:
+            counts = snapshot.chunks
+            expected = JobStatus.PARTIAL if counts.failed and counts.completed else JobStatus.COMPLETED
+            assert snapshot.status is (expected if counts.completed else JobStatus.FAILED)
+
+    @invariant()
+    def the_bar_does_not_lie(self) -> None:
+        snapshot = self.rows.jobs.snapshot(self.job_id)
+        assert self.pages_done <= snapshot.pages_done <= snapshot.pages_total
+        assert self.work_pct <= snapshot.work_pct <= 100.0
+        assert (snapshot.work_pct == 100.0) == snapshot.status.ended_well
+        self.pages_done, self.work_pct = snapshot.pages_done, snapshot.work_pct
+        assert audit(self.rows.database, self.job_id) == []
+
+
+def test_any_order_of_reports_ends_a_group_once(tmp_path: Any) -> None:
+    """Property test of the end without a body, and of sizes that are known late."""
+    GroupReports.shared = Rows(f"sqlite:///{tmp_path}/groups.db")
+    machine: Any = GroupReports.TestCase
+    machine.settings = settings(
+        max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    machine("runTest").runTest()
+    GroupReports.shared.database.dispose()
 
 
 def test_a_body_that_the_broker_did_not_take_costs_nothing(rows: Rows) -> None:

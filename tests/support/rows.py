@@ -79,6 +79,7 @@ class Rows:
         kind: str | None = None,
         costs: Sequence[float] | None = None,
         shape: JobShape | None = None,
+        grows: bool = False,
         owner: str | None = "m",
     ) -> str:
         """A job; its chunks have these signatures in turn, and the broker took them unless ``sent`` says otherwise."""
@@ -86,6 +87,8 @@ class Rows:
         new = self.new_job(job_id, total, policy=policy, pages=pages, document_id=document_id, signatures=signatures)
         if costs is not None:
             new = replace(new, chunks=[replace(row, cost=cost) for row, cost in zip(new.chunks, costs, strict=True)])
+        if grows:
+            new = replace(new, chunks=[replace(row, cost=1.0, grows=True) for row in new.chunks])
         new = replace(new, kind=kind, shape=shape, matter_id=owner)
         assert self.database.write(lambda conn: jobs.create(conn, new, due=due)) is not None
         if sent:
@@ -144,11 +147,9 @@ class Rows:
         )
 
     def complete(
-        self, job_id: str, index: int, result: Any = None, seconds: float | None = None, *, dispatch: int = 1
+        self, job_id: str, index: int, result: Any = None, seconds: float | None = None, **options: Any
     ) -> chunks.Change | None:
-        completion = chunks.Completion(
-            chunk_id=ids.chunk_id(job_id, index), result=result, seconds=seconds, dispatch=dispatch
-        )
+        completion = chunks.Completion(chunk_id=ids.chunk_id(job_id, index), result=result, seconds=seconds, **options)
         changes = self.complete_all([completion])
         return changes[0] if changes else None
 

@@ -9,11 +9,11 @@ from celery_progress_ext.history import NAMED_LIMIT, Event, EventType, HistoryRe
 from celery_progress_ext.jobs import JobStatus
 
 
-def told(*events: str, total: int = 2) -> HistoryReplay:
+def told(*events: str, total: int = 2, has_body: bool = True) -> HistoryReplay:
     """The account of events as `type`, `type chunk` or `type chunk attempt` (`type - attempt` of a merge); each has the
     next version.
     """
-    account = HistoryReplay(total=total)
+    account = HistoryReplay(total=total, has_body=has_body)
     for version, text in enumerate(("job_created", *events), 1):
         type, chunk, attempt = [*text.split(), "-", "-"][:3]
         account.add(
@@ -110,6 +110,19 @@ def test_what_can_not_have_happened_is_named_with_the_rule(events: tuple[str, ..
     [contradiction] = account.contradictions
     assert rule in contradiction.rule
     assert contradiction.event.version == len(events) + 1
+
+
+def test_a_job_without_a_body_ends_without_a_merge() -> None:
+    """With its last chunk, or by hand; never before, and there is nothing to merge."""
+    ended = told("chunk_completed 0 1", "chunk_failed 1 0", "job_partial", has_body=False)
+    assert (ended.contradictions, ended.statuses) == ([], {JobStatus.PARTIAL})
+    for events, rule in (
+        (("chunk_completed 0 1", "job_completed"), "no end before every chunk"),
+        (("chunk_completed 0 1", "chunk_failed 1 0", "job_completed"), "1 chunks failed"),
+        ((*DONE[:4],), "no merge of a job without a body"),
+    ):
+        [contradiction] = told(*events, has_body=False).contradictions
+        assert rule in contradiction.rule
 
 
 def test_versions_only_grow() -> None:
