@@ -87,23 +87,30 @@ EVENT_NAMES: Mapping[JobStatus, str] = MappingProxyType(
 TERMINAL_EVENTS = frozenset(EVENT_NAMES[status] for status in TERMINAL)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForgottenJob:
-    """A job that retention has removed."""
+class Owned:
+    """What has an owner and a subject, under the names of the OCR service and under these."""
 
-    job_id: str
     matter_id: str | None
     document_id: str | None
 
     @property
     def owner(self) -> str | None:
-        """The tenant; another name of ``matter_id``."""
+        """The tenant; another name of ``matter_id``. None for a job that only an unscoped credential may read."""
         return self.matter_id
 
     @property
     def subject(self) -> str | None:
-        """What was worked on; another name of ``document_id``."""
+        """What is worked on; another name of ``document_id``."""
         return self.document_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgottenJob(Owned):
+    """A job that retention has removed."""
+
+    job_id: str
+    matter_id: str | None
+    document_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +207,7 @@ class FinishTime:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class JobSnapshot:
+class JobSnapshot(Owned):
     """The whole current truth about a job. Times are in UTC, on the database's clock."""
 
     job_id: str
@@ -231,16 +238,6 @@ class JobSnapshot:
     title: str | None = None
     #: Whether its chunks have ranges that a person can be given; else they are named by their numbers.
     ranged: bool = True
-
-    @property
-    def owner(self) -> str | None:
-        """The tenant; another name of ``matter_id``. None for a job that only an unscoped credential may read."""
-        return self.matter_id
-
-    @property
-    def subject(self) -> str | None:
-        """What is worked on; another name of ``document_id``."""
-        return self.document_id
 
     @property
     def event(self) -> str:
