@@ -63,7 +63,7 @@ _LAST_COMPLETED = (
 
 
 def last_completed_chunks(database: Database, job_id: str, *, limit: int) -> list[ChunkRow]:
-    """Completed chunks of a job, the last of the document first."""
+    """Completed chunks of a job, the last of the header first."""
     return [ChunkRow.of(row) for row in database.rows(_LAST_COMPLETED, of_job=job_id, limit=limit)]
 
 
