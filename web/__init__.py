@@ -16,6 +16,7 @@ from tasks.key_table import KeyTable
 from tasks.settings import ServiceSettings
 from web import (
     auth,
+    compression,
     documents,
     headers,
     health,
@@ -66,6 +67,7 @@ def create_app(progress: CeleryProgress | None = None, settings: ServiceSettings
     problems.install(app)
     uploads.install(app, max_bytes=settings.max_upload_bytes)
     headers.install(app)
+    compression.install(app)
     secret = session_secret(settings, progress.database)
     ring = KeyRing(
         Credentials.from_keys(settings.api_keys, secret=secret, start_token=settings.start_token),

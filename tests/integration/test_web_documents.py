@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,38 @@ class TestFinding:
             if len(found) == 2:
                 _submit(web_service, sample, "new.pdf")
         assert found == made[::-1]
+
+
+class TestCompression:
+    def test_a_list_is_a_fraction(self, web_service: Service, sample: bytes) -> None:
+        """For who takes gzip, and the same for who does not."""
+        for number in range(3):
+            _submit(web_service, sample, f"{number}.pdf")
+        client = web_service.client()
+        plain = client.get("/api/jobs")
+        packed = client.get("/api/jobs", headers={"Accept-Encoding": "gzip, br"})
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert packed.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
+        assert "Content-Encoding" not in plain.headers
+        assert [job["job_id"] for job in json.loads(gzip.decompress(packed.data))] == [
+            job["job_id"] for job in plain.get_json()
+        ]
+        assert int(packed.headers["Content-Length"]) < len(plain.data) / 2
+        style = client.get("/static/page.css", headers={"Accept-Encoding": "gzip"})
+        again = {"Accept-Encoding": "gzip", "If-None-Match": style.headers["ETag"]}
+        unchanged = client.get("/static/page.css", headers=again)
+        assert unchanged.status_code == 304
+        style.close()
+        unchanged.close()
+
+    def test_results_are_left_alone(self, web_service: Service, sample: bytes, tmp_path: Path) -> None:
+        """Parts of them can be asked for."""
+        job_id, _ = _submit(web_service, sample, "a.pdf")
+        finish(web_service, job_id, tmp_path, {"json": b"[" + b"1," * 5000 + b"1]"})
+        answer = web_service.client().get(f"/api/jobs/{job_id}/result.json", headers={"Accept-Encoding": "gzip"})
+        assert "Content-Encoding" not in answer.headers
+        assert len(answer.data) == 10_003
+        answer.close()
 
 
 class TestDeleting:

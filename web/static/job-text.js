@@ -16,7 +16,10 @@ export const LABELS = {
 };
 export const RETRY_LABELS = { PARTIAL: "Retry failed", FAILED: "Retry failed", CANCELLED: "Run the rest" };
 
-/** @param {Snapshot} job */
+/**
+ * @param {any} job
+ * @returns {string}
+ */
 export function nameOf(job) {
   return job.title ?? job.metadata?.filename ?? job.document_id ?? job.job_id;
 }
