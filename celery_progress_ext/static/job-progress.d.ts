@@ -20,6 +20,8 @@ export declare class JobProgressElement extends HTMLElement {
   /** The newest; null before the first. */
   readonly snapshot: Snapshot | null;
   readonly state: JobState;
+  /** Follow the job again, such as after a retry: at its end it is left. */
+  follow(): void;
 }
 
 declare global {

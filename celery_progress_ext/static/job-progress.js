@@ -134,8 +134,13 @@ export class JobProgressElement extends HTMLElement {
     return this.#state;
   }
 
+  /** Follow the job again, such as after a retry: at its end it is left. */
+  follow() {
+    if (this.isConnected) this.#restart();
+  }
+
   connectedCallback() {
-    this.#restart();
+    this.follow();
   }
 
   disconnectedCallback() {
@@ -145,7 +150,7 @@ export class JobProgressElement extends HTMLElement {
   attributeChangedCallback(name, before, now) {
     if (before === now) return;
     if (name === "label") this.#draw();
-    else if (this.isConnected) this.#restart();
+    else this.follow();
   }
 
   #stop() {

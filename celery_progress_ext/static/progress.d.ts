@@ -19,14 +19,14 @@ export interface Snapshot {
   unit: string;
   /** A median and an 80 % interval. */
   eta: { finish_at: string; earliest: string; latest: string } | null;
-  metadata: Record<string, unknown>;
+  metadata: Record<string, any>;
   failures: { chunk_index: number; page_start: number; page_end: number; message: string }[];
   failures_total: number;
   stalled: { chunk_index: number; page_start: number; page_end: number; seconds: number; reason: string }[];
   heartbeat_at: string | null;
   created_at: string;
   finished_at: string | null;
-  [key: string]: unknown;
+  [key: string]: any;
 }
 
 export type State = "connecting" | "live" | "reconnecting" | "offline" | "closed";

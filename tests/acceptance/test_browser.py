@@ -245,6 +245,20 @@ class TestTheElement:
         assert element.locator("[part=stage]").inner_text() == word
         assert page.evaluate("window.hurt") is None
 
+    def test_a_retry_is_followed_when_asked(self, page: Any, show: Callable[[str], None], server: Server) -> None:
+        """At its end the job was left."""
+        job = server.job()
+        server.end(job, JobStatus.CANCELLED)
+        show(block("element.html", JOB=job))
+        element = in_state(page, "cancelled")
+        server.rows.reopen(job)
+        server.complete(job, 0)
+        element.evaluate("(element) => element.follow()")
+        page.wait_for_function("document.querySelector('job-progress').snapshot.progress_pct === 25")
+        server.rows.start(job, 1)
+        server.say(job)
+        in_state(page, "running")
+
     def test_a_job_that_is_not_there_yet_is_waited_for(
         self, page: Any, show: Callable[[str], None], server: Server
     ) -> None:
