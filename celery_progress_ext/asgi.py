@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import signal
-import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
 
 from celery import Celery
 
@@ -165,7 +161,6 @@ class _Face:
             answer: Answer = await threads.run(guarded.answer)
         if answer.stream is None or request.method == "HEAD":
             return _response(answer)
-        _close_on_exit(self._readers.hub)
         return _EventStream(self._readers, answer, guarded.credential or self._credential(request))
 
     async def _may_read(self, request: Request, job: Access) -> bool:
@@ -235,27 +230,3 @@ def _endpoint(face: _Face, route: Route) -> Callable[[Request], Awaitable[Respon
 
 def _response(answer: Answer) -> Response:
     return Response(answer.body, status_code=answer.status, headers=dict(answer.headers))
-
-
-#: The hubs whose streams end when the process is asked to end, and their event loops.
-_open: weakref.WeakKeyDictionary[AsyncHub, asyncio.AbstractEventLoop] = weakref.WeakKeyDictionary()
-
-
-def _close_on_exit(hub: AsyncHub) -> None:
-    """End the streams when the process is asked to end: a server waits for its open connections first, and its clients
-    wait for their jobs.
-    """
-    if hub in _open or threading.current_thread() is not threading.main_thread():
-        return
-    _open[hub] = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handler = signal.getsignal(number)
-        if callable(handler) and getattr(handler, "func", None) is not _close_all_and:
-            signal.signal(number, partial(_close_all_and, handler))
-
-
-def _close_all_and(handler: Callable[[int, Any], Any], number: int, frame: Any) -> Any:
-    for hub, loop in [*_open.items()]:
-        with suppress(RuntimeError):  # the loop has ended before
-            loop.call_soon_threadsafe(hub.close)
-    return handler(number, frame)

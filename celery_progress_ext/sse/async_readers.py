@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import signal
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from celery_progress_ext.event_loops import LoopReaders, PerLoop
 from celery_progress_ext.exceptions import JobNotFound
@@ -51,10 +57,12 @@ class AsyncReaders:
             yield streams.SHED
             return
         try:
+            hub = self.hub
+            _close_on_exit(hub)
             yield stream.opening
             # JobNotFound: retention removed it meanwhile; a reconnect gets 404.
             with suppress(JobNotFound):
-                async with self.hub.follow(mailbox, stream.channel, stream.make, last_id=stream.last_id):
+                async with hub.follow(mailbox, stream.channel, stream.make, last_id=stream.last_id):
                     contents = mailbox.contents(self.keepalive_seconds, unnamed=stream.unnamed, until=stream.until)
                     async for content in contents:
                         yield content
@@ -64,3 +72,27 @@ class AsyncReaders:
     def close(self) -> None:
         """End the streams of the running event loop, for a shutdown. May be called again."""
         self.hub.close()
+
+
+#: The hubs whose streams end when the process is asked to end, and their event loops.
+_open: weakref.WeakKeyDictionary[AsyncHub, asyncio.AbstractEventLoop] = weakref.WeakKeyDictionary()
+
+
+def _close_on_exit(hub: AsyncHub) -> None:
+    """End the streams when the process is asked to end: a server waits for its open connections first, and its clients
+    wait for their jobs.
+    """
+    if hub in _open or threading.current_thread() is not threading.main_thread():
+        return
+    _open[hub] = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if callable(handler) and getattr(handler, "func", None) is not _close_all_and:
+            signal.signal(number, partial(_close_all_and, handler))
+
+
+def _close_all_and(handler: Callable[[int, Any], Any], number: int, frame: Any) -> Any:
+    for hub, loop in [*_open.items()]:
+        with suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(hub.close)
+    return handler(number, frame)

@@ -23,6 +23,7 @@ from tests.support.processes import ROOT, TestProcess, WorkerProcess
 EXAMPLES = ROOT / "examples"
 PROJECTS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 Workers = Callable[..., WorkerProcess]
+Server = Callable[..., tuple[int, TestProcess]]
 
 
 def sources(folder: Path) -> dict[Path, list[str]]:
@@ -83,10 +84,10 @@ def environment(redis_url: str, folder: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def server(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., int]:
-    """Serve a project; its port."""
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Server:
+    """Serve a project; its port, and the process."""
 
-    def serve(project: Path, *argv: str, env: dict[str, str]) -> int:
+    def serve(project: Path, *argv: str, env: dict[str, str]) -> tuple[int, TestProcess]:
         port = free_port()
         process = TestProcess(
             [sys.executable, *(each.format(port=port) for each in argv)],
@@ -97,7 +98,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., int]
         )
         request.addfinalizer(process.kill)
         process.start()
-        return port
+        return port, process
 
     return serve
 
@@ -143,13 +144,13 @@ def test_a_script_with_a_chord(
 
 def test_thumbnails_with_fastapi(
     run: Callable[..., str],
-    server: Callable[..., int],
+    server: Server,
     worker: Workers,
     redis_url: str,
     tmp_path: Path,
     wait_for: Callable[..., Any],
 ) -> None:
-    """The page has a live bar, and the job makes the contact sheet."""
+    """The page has a live bar, and the job makes the contact sheet. A stream does not hold up the server's end."""
     project = EXAMPLES / "thumbnails" / "after"
     folder = tmp_path / "holiday"
     folder.mkdir()
@@ -160,18 +161,22 @@ def test_thumbnails_with_fastapi(
     worker(
         "app:celery_app", env=env, cwd=project, python_path=[project], args=["-B", "--schedule", str(tmp_path / "b")]
     )
-    port = server(project, "-m", "uvicorn", "app:app", "--port", "{port}", env=env)
+    port, process = server(project, "-m", "uvicorn", "app:app", "--port", "{port}", env=env)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert get(client, "/progress/assets/progress.js", wait_for).status_code == 200
         event = last_event(port, client.post("/folders/holiday").text)
     assert (event.name, event.payload["chunks"]["completed"], event.payload["unit"]) == ("completed", 4, "pictures")
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.size == (4 * 128, 128)
+    with EventReader(port, "/progress/matters/somebody/events") as reader:
+        reader.read_until(b"retry:2000\n")
+        process.stop()
+        assert list(reader.events()) == []
 
 
 def test_a_nightly_import_with_django(
     run: Callable[..., str],
-    server: Callable[..., int],
+    server: Server,
     worker: Workers,
     redis_url: str,
     tmp_path: Path,
@@ -191,7 +196,7 @@ def test_a_nightly_import_with_django(
     run(project, "manage.py", "migrate", "--run-syncdb", **own, PROGRESS_DATABASE_URL="")
     run(project, "manage.py", "createsuperuser", "--noinput", "--username", "ann", "--email", "a@example.org", **own)
     worker("shop", env=env, cwd=project, python_path=[project], args=["-B", "--schedule", str(tmp_path / "beat")])
-    port = server(project, "manage.py", "runserver", "--noreload", "{port}", env=env)
+    port, _ = server(project, "manage.py", "runserver", "--noreload", "{port}", env=env)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client:
         get(client, "/admin/login/", wait_for)
         form = {"csrfmiddlewaretoken": client.cookies["csrftoken"], "username": "ann", "password": "secret"}
