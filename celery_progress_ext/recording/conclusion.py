@@ -6,7 +6,9 @@ or frozen for longer than its lease, before its result was stored) would publish
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from celery import Celery
 from celery.app.task import Context
@@ -17,11 +19,15 @@ from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.jobs import JobShape, JobStatus
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher, ResultLost
-from celery_progress_ext.storage import endings, lookups
+from celery_progress_ext.storage import endings, follower_claims, lookups
 from celery_progress_ext.storage.endings import Ending
+from celery_progress_ext.storage.follower_claims import Following
 from celery_progress_ext.storage.rows import JobRow
 
 logger = get_logger(__name__)
+
+#: The header of a message of a task that follows a job; see :class:`Following`.
+FOLLOWS = "progress_follows"
 
 _REVOKED = "REVOKED"
 _SUCCEEDED = frozenset({JobStatus.COMPLETED, JobStatus.PARTIAL})
@@ -56,8 +62,11 @@ class Conclusion:
             return False
         if ending.job.status in _SUCCEEDED and ending.followers.get("links"):
             result = self._result(ending)
+            following = Following(job_id=job_id, version=ending.job.version, publication=uuid4().hex)
             for link in ending.followers["links"]:
-                Signature.from_dict(dict(link), app=self._app).apply_async((result,))
+                Signature.from_dict(dict(link), app=self._app).apply_async(
+                    (result,), headers={FOLLOWS: following.to_header()}
+                )
             logger.info("followers_sent", job_id=job_id, tasks=len(ending.followers["links"]))
         elif ending.job.status is JobStatus.FAILED and ending.followers.get("errbacks"):
             self._call_errbacks(ending)
@@ -70,6 +79,15 @@ class Conclusion:
             self.follow(job_id)
         except Exception as error:
             logger.warning("followers_not_sent", job_id=job_id, error=f"{type(error).__name__}: {error}")
+
+    def claim(self, task_id: str, header: Mapping[str, Any]) -> bool:
+        """Whether this message of a task that follows a job runs.
+
+        :param header: its ``FOLLOWS``.
+        :raises Exception: what the database raises, and for a header that is not ours.
+        """
+        following = Following.from_header(header)
+        return bool(self._context.database.write(lambda conn: follower_claims.claim(conn, task_id, following)))
 
     def forget(self, job_id: str) -> None:
         """A run begins again: the result of the one before would stay, since Celery keeps a stored success."""

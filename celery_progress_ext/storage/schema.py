@@ -219,6 +219,17 @@ job_events = sa.Table(
     sa.Index("ix_job_events_job_version", "job_id", "version"),
 )
 
+#: The message of a task that follows a job that came to run first, so that one which was published again does not.
+follower_claims = sa.Table(
+    "follower_claims",
+    metadata,
+    sa.Column("job_id", sa.String(64), sa.ForeignKey(processing_jobs.c.id, ondelete="CASCADE"), primary_key=True),
+    sa.Column("task_id", sa.String(255), primary_key=True),
+    # The job's version at its end: a retry has another end, and what follows runs again.
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("publication", sa.String(64), nullable=False),
+)
+
 #: What past jobs of a kind say of the next: the figures of the last of them (`kinds.Kind`).
 job_kinds = sa.Table(
     "job_kinds",

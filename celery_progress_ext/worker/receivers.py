@@ -22,6 +22,7 @@ from celery_progress_ext.exceptions import InvalidCanvas, describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.log import get_logger
 from celery_progress_ext.recording import Recording
+from celery_progress_ext.recording.conclusion import FOLLOWS
 from celery_progress_ext.soft_limits import forget_held_back, held_back, raise_held_back
 from celery_progress_ext.worker.admission import Superseded
 from celery_progress_ext.worker.heartbeat import Heartbeats
@@ -107,6 +108,7 @@ def claim_or_refuse(sender: Any, task_id: str) -> None:
     """
     found = _tracked(sender, task_id)
     if found is None:
+        _claim_follower(sender, task_id)
         return
     raise_held_back()
     tracking, task = found
@@ -143,6 +145,22 @@ def hand_over(sender: Any, replacement: Any) -> None:
         return
     attempt = work.attempt if work else None
     tracking.recording.chunks.retrying(task, attempt=attempt, due=due, reason="it replaced itself")
+
+
+def _claim_follower(sender: Any, task_id: str) -> None:
+    """A task that follows a job: refused where another publication of it came first."""
+    header = sender.request.get(FOLLOWS)
+    tracking = None if header is None else _find(sender.app)
+    if tracking is None:
+        return
+    try:
+        counts = tracking.recording.conclusion.claim(task_id, header)
+    except Exception as error:
+        # Twice is better than not at all.
+        logger.warning("follower_not_claimed", task_id=task_id, error=f"{type(error).__name__}: {error}")
+        return
+    if not counts:
+        raise Superseded("the task was published before, and that message has come to run")
 
 
 def _claim_body(tracking: Tracking, task: TaskId, task_id: str) -> None:

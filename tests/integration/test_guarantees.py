@@ -21,6 +21,7 @@ from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.recovery import queries
 from celery_progress_ext.storage import chunk_changes, sending
 from celery_progress_ext.storage.audit import audit
+from celery_progress_ext.storage.follower_claims import Following, claim
 from tests.support import sql
 from tests.support.chords import Bench, follow
 from tests.support.processes import BeatProcess, WorkerProcess
@@ -320,6 +321,42 @@ def test_a_chunk_that_starts_another_job_in_its_place_is_refused_at_once(sqlite_
     last = follow(job)[-1]
     assert last.status is JobStatus.PARTIAL
     assert "cannot replace itself by a tracked chord" in last.failures[0].message
+
+
+def test_what_follows_a_job_runs_once_however_often_it_is_published(chords: Bench, worker: Workers) -> None:
+    """G4: its publisher dies before it has noted that it published; the tick publishes again, under the same id."""
+    noted = chords.folder / "noted"
+    follower = chords.app.signature("note", args=(str(noted),), immutable=True)
+    canvas = chords.chord([chords.work(1)]) | follower
+    canvas.apply_async()
+    chords.start_worker(worker)
+    wait_for(noted.exists, 20, what="the task that follows")
+    database = chords.progress.database
+    wait_for(
+        lambda: sql.row(database, "SELECT followed_at FROM processing_jobs")["followed_at"] is not None,  # type: ignore[index]
+        10,
+        what="the publisher's note",
+    )
+    database.write(
+        lambda conn: execute(conn, "UPDATE processing_jobs SET followed_at = NULL, finished_at = finished_at - 60")
+    )
+    assert chords.progress.reconciler.tick()["conclude"] == 1
+    chords.app.signature("note", args=(str(noted), "behind it")).apply_async()
+    wait_for(lambda: "behind it" in noted.read_text(), 20, what="the queue to be empty")
+    assert noted.read_text().split("\n") == ["noted", "behind it", ""]
+
+
+def test_which_message_of_a_follower_runs(rows: Rows) -> None:
+    """That of the publication which came first, also when it is delivered again; a retry's end is another one."""
+    job_id = rows.create(1)
+
+    def runs(version: int, publication: str, job: str = job_id) -> bool:
+        following = Following(job_id=job, version=version, publication=publication)
+        return rows.database.write(lambda conn: claim(conn, "follower", following))
+
+    assert [runs(5, "a"), runs(5, "a"), runs(5, "b"), runs(5, "a")] == [True, True, False, True]
+    assert [runs(9, "c"), runs(9, "d"), runs(5, "a")] == [True, False, False]
+    assert runs(5, "a", job="a job of another database")
 
 
 @pytest.mark.parametrize("kind", ["sqlalchemy", "driver"])
