@@ -19,7 +19,7 @@ def test_what_was_never_shown_is_shown_as_it_is() -> None:
     assert steady(eta(100.0), None, now=50.0) == eta(100.0)
 
 
-@pytest.mark.parametrize(("found", "expected"), [(160.0, 111.0), (60.0, 95.0), (101.0, 101.0)])
+@pytest.mark.parametrize(("found", "expected"), [(160.0, 112.0), (60.0, 95.0), (101.0, 101.0), (105.0, 105.0)])
 def test_a_second_moves_a_tenth_of_what_remains(found: float, expected: float) -> None:
     """Of the longer of both, in either direction; the interval holds what is shown and what was found."""
     shown = steady(eta(found), Shown(100.0, 49.0), now=50.0)
@@ -36,6 +36,17 @@ def test_after_some_seconds_nothing_is_held_back() -> None:
         now += 1.0
         before = Shown(steady(eta(160.0), before, now=now).finish_at, now)
     assert before.finish_at == 160.0
+
+
+def test_nothing_stays_done_any_moment() -> None:
+    """What was about to end and is not moves faster than the clock."""
+    before, now, left = Shown(50.0, 50.0), 50.0, []
+    for _ in range(8):
+        now += 0.4
+        before = Shown(steady(eta(now + 10.0), before, now=now).finish_at, now)
+        left.append(before.finish_at - now)
+    assert left == sorted(left)
+    assert left[-1] > 6.0
 
 
 def test_a_clock_that_stepped_back_holds_nothing() -> None:
@@ -58,4 +69,4 @@ def test_it_lies_in_its_interval(
     assert seen.earliest <= seen.finish_at <= seen.latest
     assert seen.earliest <= found.earliest
     assert seen.latest >= found.latest
-    assert seen.finish_at <= max(found.finish_at, shown)
+    assert seen.finish_at <= max(found.finish_at, shown, now)
