@@ -112,6 +112,7 @@ def _contents(database: Database, columns: Mapping[str, Collection[str]]) -> dic
                 str(row) for row in conn.execute(sa.select(*(c for c in table.c if c.name in columns[table.name])))
             ]
             for table in metadata.sorted_tables
+            if table.name in columns
         }
         asked = (
             "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
@@ -131,12 +132,16 @@ def test_a_full_database_comes_through_the_newest_revision_as_it_was(database: D
     with database.engine.connect() as conn, migration._foreign_keys_off(conn), conn.begin():
         command.downgrade(config(conn), known()[1])
         inspected = sa.inspect(conn)
-        columns = {name: {each["name"] for each in inspected.get_columns(name)} for name in metadata.tables}
+        columns = {
+            name: {each["name"] for each in inspected.get_columns(name)}
+            for name in metadata.tables
+            if inspected.has_table(name)
+        }
     before = _contents(database, columns)
     assert len(before["job_events"]) == len(full["job_events"]) > 20
     migrate(database)
     after = _contents(database, columns)
-    assert {name: after[name] for name in metadata.tables} == {name: before[name] for name in metadata.tables}
+    assert {name: after[name] for name in columns} == {name: before[name] for name in columns}
     assert after["indexes"] == full["indexes"]
     assert audit(database) == []
     life_cycle.live(database_url)

@@ -1,4 +1,5 @@
-"""Jobs without an owner, without a body, in the user's words, over any range; counts of units that may be bytes.
+"""Jobs without an owner, without a body, in the user's words, over any range; counts of units that may be bytes; which
+message of a task that follows a job has run.
 
 Revision ID: 0006
 Revises: 0005
@@ -49,6 +50,13 @@ _UNITS: Mapping[str, Mapping[str, bool]] = {
 
 
 def upgrade() -> None:
+    op.create_table(
+        "follower_claims",
+        sa.Column("job_id", sa.String(64), sa.ForeignKey("processing_jobs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("task_id", sa.String(255), primary_key=True),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("publication", sa.String(64), nullable=False),
+    )
     if op.get_bind().dialect.name == "sqlite":
         # SQLite cannot drop a NOT NULL: the tables are built anew. `migrate` has switched foreign keys off: with them
         # on, dropping the old table would delete every chunk and event.
@@ -73,6 +81,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("follower_claims")
     # What the code before cannot read: jobs without owner or subject, and those without a body.
     op.execute("DELETE FROM processing_jobs WHERE matter_id IS NULL OR document_id IS NULL OR shape IS NOT NULL")
     op.execute("DELETE FROM document_ocr_chunks WHERE job_id NOT IN (SELECT id FROM processing_jobs)")
