@@ -50,7 +50,7 @@ _SENTENCES = {
 
 #: Errors of the layers below, by class: status, slug, and the sentence (None: the error's own).
 _RAISED: dict[type[Exception], tuple[int, str, str | None]] = {
-    exceptions.JobNotFound: (404, "job-not-found", None),
+    exceptions.JobNotFound: (404, "job-not-found", "There is no job with this id."),
     exceptions.ChunkNotFound: (404, "chunk-not-found", None),
     exceptions.IllegalTransition: (409, "not-now", None),
     exceptions.DatabaseNotMigrated: (503, "database-not-ready", "The service is being set up. Try again in a moment."),

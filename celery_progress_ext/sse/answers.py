@@ -132,7 +132,8 @@ def refusal_of(error: Exception) -> Refused:
         case Refused():
             return error
         case JobNotFound():
-            return Refused(404, "job-not-found", str(error))
+            # The error's own sentence is for who runs the processes.
+            return Refused(404, "job-not-found", str(JobNotFound()))
         case DatabaseNotMigrated():
             detail = "The service is being set up. Try again in a moment."
             return Refused(503, "database-not-ready", detail, {"Retry-After": "5"})
