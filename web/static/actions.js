@@ -78,6 +78,8 @@ export class Actions {
       await work();
     } catch (error) {
       this.page.onProblem(`${nameOf(this.job)}: ${error.message}`);
+      // Somebody else has deleted it.
+      if (error.status === 404) this.page.onDeleted(this.job);
     } finally {
       this.busy = false;
     }
