@@ -124,7 +124,11 @@ class TestTokens:
         for path in (f"/api/jobs/{other.job_id}", f"/api/jobs/{other.job_id}/events", "/api/matters/else/events"):
             assert site.client.get(f"{path}?token={token}").status_code == 403
 
-    @pytest.mark.parametrize("token", ["", "prog_", "prog_x.y", Tokens(["somebody else's secret"]).for_job("job_1")])
+    @pytest.mark.parametrize(
+        "token",
+        ["", "prog_", "prog_x.y", Tokens(["somebody else's secret"]).for_job("job_1")],
+        ids=["empty", "bare", "no token", "another secret's"],
+    )
     def test_a_wrong_token_is_not_made_good_by_anything_else(self, site: Site, token: str) -> None:
         """401 with a sentence, also where the application would let the request through."""
         job = site.jobs.put(make_snapshot(job_id="job_1", matter_id="open"))
