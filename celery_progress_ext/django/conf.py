@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 from sqlalchemy.engine import URL
 
 from celery_progress_ext.config import Settings
+from celery_progress_ext.django import owner_of
 from celery_progress_ext.exceptions import InvalidSetting, NotConfigured, ProgressError
 from celery_progress_ext.extension import CeleryProgress
 from celery_progress_ext.sse.answers import Access
@@ -153,7 +154,7 @@ def _driver() -> str:
 
 def may_read(request: HttpRequest, job: Access) -> bool:
     """Whether a request may read a job: what ``PROGRESS_AUTHORIZE`` says, a callable or its dotted name; unless that is
-    given, staff may, and the user whose primary key is the job's owner.
+    given, staff may, and the user that the job belongs to (:func:`celery_progress_ext.django.owner_of`).
     """
     return bool(_authorize()(request, job))
 
@@ -170,7 +171,7 @@ def staff_or_owner(request: HttpRequest, job: Access) -> bool:
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return False
-    return bool(user.is_staff) or (job.owner is not None and job.owner == str(user.pk))
+    return bool(user.is_staff) or job.owner == owner_of(user)
 
 
 def check(app_configs: Sequence[Any] | None = None, **_: Any) -> list[checks.CheckMessage]:

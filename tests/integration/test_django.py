@@ -31,7 +31,7 @@ from django.db import connection  # isort: skip
 from django.template import Context, Template  # isort: skip
 from django.test import Client, RequestFactory, override_settings  # isort: skip
 
-from celery_progress_ext.django import conf  # isort: skip
+from celery_progress_ext.django import conf, owner_of  # isort: skip
 
 
 @pytest.fixture
@@ -138,8 +138,9 @@ def request_of(user: Any) -> Any:
 
 
 def test_staff_and_owners_may_read_unless_the_project_says_otherwise() -> None:
-    """Nobody else, and nobody reads a job without an owner but staff."""
-    job = Access(job_id="job_1", owner="7", subject="s")
+    """Nobody else, and nobody but staff reads a job without an owner, or that of a tenant."""
+    job = Access(job_id="job_1", owner=owner_of(User(pk=7)), subject="s")
+    tenants = Access(job_id="job_3", owner="7", subject="s")
     unowned = Access(job_id="job_2", owner=None, subject=None)
     conf._authorize.cache_clear()
     for user, reads, reads_unowned in (
@@ -150,6 +151,7 @@ def test_staff_and_owners_may_read_unless_the_project_says_otherwise() -> None:
     ):
         assert conf.may_read(request_of(user), job) is reads
         assert conf.may_read(request_of(user), unowned) is reads_unowned
+        assert conf.may_read(request_of(user), tenants) is reads_unowned
     conf._authorize.cache_clear()
     with override_settings(PROGRESS_AUTHORIZE="tests.support.django_site.everybody"):
         assert conf.may_read(request_of(AnonymousUser()), job)

@@ -48,6 +48,8 @@ def test_ten_changed_lines_are_enough(name: str) -> None:
     assert set(before) == set(after)
     changed = sum(changed_lines(before[path], after[path]) for path in before)
     assert 0 < changed <= 10
+    [row] = re.findall(rf"^\| \[{name}\].*\| (\d+) \|$", (EXAMPLES / "README.md").read_text(), re.M)
+    assert changed == int(row)
     lines = [line for path in after for line in after[path] if line.strip()]
     assert len(lines) < 100
     assert not any(re.search(r"\bocr\b", line, re.I) for line in lines)

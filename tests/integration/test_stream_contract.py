@@ -23,7 +23,7 @@ Wait = Callable[..., Any]
 def served(request: pytest.FixtureRequest, redis_server: Any) -> Iterator[Face]:
     """Each framework, served once for all of these tests: a job has ids of its own."""
     with serve_face(
-        request.param, redis_server.database_url(1), keepalive_seconds=0.5, max_streams_per_address=50
+        request.param, redis_server.database_url(1), keepalive_seconds=0.5, max_streams_per_address=12
     ) as face:
         yield face
 
@@ -102,7 +102,7 @@ def test_a_slow_reader_skips_and_holds_up_nobody(face: Face) -> None:
         slow.next_event()
         events = quick.events()
         next(events)
-        for _ in range(150):
+        for _ in range(80):
             job = face.commit(step(job))
             while int(next(events).id or 0) < job.version:
                 pass
@@ -111,7 +111,7 @@ def test_a_slow_reader_skips_and_holds_up_nobody(face: Face) -> None:
         seen = list(slow.events())
     versions = [int(event.id) for event in seen if event.id is not None]
     assert versions == sorted(set(versions))
-    assert (seen[-1].name, len(seen) < 150) == ("completed", True)
+    assert (seen[-1].name, len(seen) < 80) == ("completed", True)
 
 
 def test_a_foreign_reader_gets_nothing(face: Face) -> None:
@@ -188,7 +188,7 @@ def test_a_reader_without_room_is_asked_to_come_back(face: Face) -> None:
     """With 200: EventSource gives up for good on 429 and 503. A HEAD request takes no room."""
     job = face.commit(make_snapshot())
     with ExitStack() as stack:
-        for _ in range(50):
+        for _ in range(12):
             stack.enter_context(face.follow_job(job)).read_until(b"retry:2000\n")
         with face.follow_job(job) as refused:
             assert refused.response.status == 200

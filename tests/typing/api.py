@@ -63,6 +63,8 @@ assert_type(job.snapshot().status, JobStatus)
 assert_type(job.snapshot().created_at, datetime)
 assert_type(job.snapshot().owner, str | None)
 assert_type(progress.job("job_x"), TrackedJob)
+assert_type(progress.bar(job, using="tqdm"), JobSnapshot)
+progress.bar(job, using="alive")  # type: ignore[arg-type]
 assert_type(__version__, str)
 job.watch(timout=3)  # type: ignore[call-arg]
 progress.report(None, don=1)  # type: ignore[call-arg]
