@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SERVICE := $(VENV)/.service
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint lint-web format clean interleavings chaos coverage versions
+.PHONY: run test lint lint-web format clean interleavings chaos coverage versions pictures
 
 # Everything on embedded defaults, with a sample scan to look at; Ctrl-C ends it.
 run: $(SERVICE)
@@ -37,6 +37,11 @@ coverage: $(STAMP)
 # The lowest versions that pyproject.toml allows, and each Python that it claims; a Python that is not here is named.
 versions: $(STAMP)
 	$(BIN)/python tests/versions.py $(TESTS)
+
+# Those of the README: a run in a terminal whose worker is killed, and the page as the acceptance test sees it.
+pictures: $(STAMP)
+	PYTHONPATH=. $(BIN)/python docs/make_picture.py
+	$(BIN)/python -m pytest tests/acceptance/test_page.py --screenshots docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -64,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--interleavings", action="store_true", help="every pair of writes, from every state, and the threes"
     )
+    parser.addoption("--screenshots", type=Path, metavar="DIR", help="keep there what the acceptance tests see")
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", action="append", type=int, metavar="SEED", help="replay this seed; may be repeated")
     group.addoption("--chaos-seconds", type=float, metavar="SECONDS", help="how long faults are made")
@@ -239,6 +240,21 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False, args=_QUIET_CHROMIUM)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest) -> Callable[[Any, str], None]:
+    """``screenshot(page, "name")`` keeps what a page shows as NAME.png, where ``--screenshots`` asks for it."""
+    folder: Path | None = request.config.getoption("--screenshots")
+
+    def keep(page: Any, name: str) -> None:
+        if folder is not None:
+            before = page.viewport_size
+            page.set_viewport_size({"width": 960, "height": 640})
+            page.screenshot(path=folder.absolute() / f"{name}.png", animations="disabled")
+            page.set_viewport_size(before)
+
+    return keep
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ try:
     from flask import Flask, Response, abort, current_app, json, request, stream_with_context
 except ImportError as error:
     raise MissingExtra(
-        f"The live streams need {error.name}; install celery-progress-ext[web]: pip install 'celery-progress-ext[web]'"
+        f"The live streams need {error.name}; install celery-progress-ext with its extra `web`"
     ) from error
 
 logger = get_logger(__name__)

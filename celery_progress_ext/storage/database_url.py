@@ -129,7 +129,9 @@ def _require_driver(dialect: str, driver: str) -> None:
         __import__(driver)
     except ModuleNotFoundError as error:
         extra = "postgres" if driver == "psycopg2" else "psycopg"
-        raise MissingExtra(f"PostgreSQL needs {driver}: pip install 'celery-progress-ext[{extra}]'") from error
+        raise MissingExtra(
+            f"PostgreSQL needs {driver}; install celery-progress-ext with its extra `{extra}`"
+        ) from error
 
 
 def _sqlite(url: URL) -> URL:

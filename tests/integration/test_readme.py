@@ -23,6 +23,20 @@ def _block(name: str) -> str:
     return found[1]
 
 
+def _output(name: str) -> str:
+    """The output behind the comment `<!-- prints: NAME -->`."""
+    found = re.search(rf"<!-- prints: {re.escape(name)} -->\n```text\n(.*?)```", README, re.S)
+    assert found, f"the README shows no output of {name!r}"
+    return found[1]
+
+
+def _without_what_changes(output: str) -> list[list[str]]:
+    """Words of each line, without ids, and without how long it took."""
+    return [
+        re.sub(r"\b[0-9a-f]{8}\b|\b\d+:\d\d\b|\b\d+ s\b", "…", line).split() for line in output.strip().splitlines()
+    ]
+
+
 @pytest.fixture
 def project(tmp_path: Path, redis_url: str) -> Path:
     """The reader's folder, with the README's files in it, on a Redis of the test."""
@@ -59,7 +73,7 @@ def test_the_commands_run_one_after_the_other(project: Path) -> None:
         for process in background:
             process.kill()
     assert said["proj.py"].splitlines()[-1] == "100 Merging OCR results 60/60"
-    assert "COMPLETED" in said["list"]
+    assert _without_what_changes(said["list"]) == _without_what_changes(_output("list"))
 
 
 def test_the_server_block_has_the_streams(project: Path) -> None:
@@ -80,11 +94,12 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
 
-def test_the_ocr_command_of_the_readme_is_understood() -> None:
-    """Its options are those of the program."""
-    [line] = re.findall(r"^python -m tasks ocr .*$", README, re.M)
-    options = set(re.findall(r"--[\w-]+", line))
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks", "ocr", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert options <= set(re.findall(r"--[\w-]+", done.stdout))
+def test_the_service_commands_of_the_readme_are_understood() -> None:
+    """Their options are those of the program."""
+    lines = re.findall(r"^python -m tasks (\w+) (.*)$", README, re.M)
+    assert {command for command, _ in lines} == {"submit", "ocr"}
+    for command, arguments in lines:
+        options = set(re.findall(r"--[\w-]+", arguments))
+        argv = [sys.executable, "-m", "tasks", command, "--help"]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert options <= set(re.findall(r"--[\w-]+", done.stdout))

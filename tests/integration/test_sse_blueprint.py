@@ -474,4 +474,4 @@ def test_without_flask_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['flask_sse'] = None; import celery_progress_ext.sse.blueprint"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert MissingExtra.__name__ in ran.stderr
-    assert "celery-progress-ext[web]" in ran.stderr
+    assert "with its extra `web`" in ran.stderr
