@@ -202,7 +202,10 @@ class Bars:
         snapshot, now = self._snapshot, self._clock()
         ended = snapshot is not None and snapshot.status.terminal
         text = Text(overflow="ellipsis", no_wrap=True)
-        text.append(printable(self._step if snapshot is None else snapshot.stage), style="bold")
+        doing = self._step if snapshot is None else snapshot.stage
+        # At the end its stage is that in which it ended.
+        said = snapshot.status.capitalize() if ended and snapshot else printable(doing)
+        text.append(said, style="bold")
         if self._title:
             text.append(f"  {self._title}")
         grid = Table.grid(expand=True, padding=(0, 1, 0, 0))

@@ -246,13 +246,12 @@ def chromium() -> Iterator[Any]:
 def screenshot(request: pytest.FixtureRequest) -> Callable[[Any, str], None]:
     """``screenshot(page, "name")`` keeps what a page shows as NAME.png, where ``--screenshots`` asks for it."""
     folder: Path | None = request.config.getoption("--screenshots")
+    if folder is None:
+        pytest.skip("pictures are made when asked for: --screenshots DIR")
 
     def keep(page: Any, name: str) -> None:
-        if folder is not None:
-            before = page.viewport_size
-            page.set_viewport_size({"width": 960, "height": 640})
-            page.screenshot(path=folder.absolute() / f"{name}.png", animations="disabled")
-            page.set_viewport_size(before)
+        page.set_viewport_size({"width": 960, "height": 700})
+        page.screenshot(path=folder.absolute() / f"{name}.png", animations="disabled")
 
     return keep
 

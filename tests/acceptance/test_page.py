@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,3 +256,15 @@ def test_a_refused_file_says_why(browser_page: Any, job: Job, tmp_path: Path) ->
     refused.wait_for()
     assert "not a PDF" in refused.locator("[data-part=note]").text_content()
     assert "not a PDF" in browser_page.locator("#announcements").text_content()
+
+
+def test_a_picture_of_a_document_that_is_read(
+    browser_page: Any, job: Job, screenshot: Callable[[Any, str], None], tmp_path: Path
+) -> None:
+    """For the README: a document of its own, with some of its chunks done."""
+    make_sample(tmp_path / "council-minutes-1923.pdf", pages=12, dpi=150)
+    browser_page.goto(f"{browser_page.url.partition('/documents/')[0].partition('?')[0].rstrip('/')}/?matter={MATTER}")
+    browser_page.set_input_files("#file", str(tmp_path / "council-minutes-1923.pdf"))
+    browser_page.get_by_role("link", name="council-minutes-1923.pdf", exact=False).first.click()
+    wait_for(lambda: browser_page.locator(".cell.completed").count() >= 5, timeout=90, what="five chunks")
+    screenshot(browser_page, "page")

@@ -178,4 +178,4 @@ def test_a_live_bar_is_drawn_and_left_at_its_end() -> None:
         bars.show(replace(_snapshot(4), status=JobStatus.COMPLETED, stage="Searchable PDF is ready", work_pct=100.0))
     drawn = screen.stream.getvalue()
     assert "web: http://127.0.0.1:8000/" in drawn
-    assert "✓" in drawn.rpartition("Searchable PDF is ready")[0][-20:]
+    assert "✓" in drawn.rpartition("Completed")[0][-20:]
