@@ -97,14 +97,14 @@ class _Up:
     def _announced(self, *, print_url: bool) -> Iterator[None]:
         """Say where it is, to the person and to the commands of this user."""
         stack = self._stack
-        if stack.flower_url:
-            self._print(f"flower: {stack.flower_url}")
-        self._print(f"logs: {self._logs.folder}")
-        self._print("Ctrl-C stops everything. This link signs one browser in:\n")
-        if print_url:
-            self._print(f"web: {stack.web_url}")
         running = Running(url=stack.address, key=stack.key, pid=os.getpid())
         with announced(self._data_dir, running):
+            if stack.flower_url:
+                self._print(f"flower: {stack.flower_url}")
+            self._print(f"logs: {self._logs.folder}")
+            self._print("Ctrl-C stops everything. This link signs one browser in:\n")
+            if print_url:
+                self._print(f"web: {stack.web_url}")
             yield
 
     def _show_sample(self) -> None:
