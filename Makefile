@@ -34,9 +34,11 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# The lowest versions that pyproject.toml allows, and each Python that it claims; a Python that is not here is named.
+# Each supported release of Celery, redis-py, SQLAlchemy and Python, an environment each: 20 minutes and more a cell.
+# make versions CELLS="celery5.4 python3.13" TESTS=tests/faults/test_celery_cases.py; CELLS are parts of names.
+CELLS ?=
 versions: $(STAMP)
-	$(BIN)/python tests/versions.py $(TESTS)
+	$(BIN)/python tests/versions.py $(CELLS:%=--cell %) $(filter-out tests,$(TESTS))
 
 # Those of the README: a run in a terminal whose worker is killed, and the page as the acceptance test sees it.
 pictures: $(STAMP)

@@ -1,7 +1,7 @@
 """What the library uses of Celery, kombu and billiard beyond their documented interface, and why: one row each.
 
-A release may change any of it without notice. ``tests/unit/test_celery_internals.py`` compares each row with the
-installed release, and finds uses that have no row.
+A release may change any of it without notice, and the supported ones differ. ``tests/unit/test_celery_internals.py``
+compares each row with the installed release, and finds uses that have no row.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ class Internal:
     :param user: the module of the library that uses it.
     :param reason: what it is used for, and why no documented way serves.
     :param parameters: of a callable that is overridden or called, in order.
+    :param since: the parameters among them that only newer ones of the supported releases have.
     :param source: fragments that have to be in its source.
     :param value: of a constant.
     """
@@ -25,6 +26,7 @@ class Internal:
     user: str
     reason: str
     parameters: tuple[str, ...] = ()
+    since: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     value: object = None
 
@@ -55,6 +57,7 @@ INTERNALS: tuple[Internal, ...] = (
             "group_index",
             "options",
         ),
+        since=("group_index",),  # 5.6
         source=("sig.apply_async(", "if p and not p.cancelled", "yield res"),
     ),
     Internal(

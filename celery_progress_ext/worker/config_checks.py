@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
+
+import celery
 
 from celery_progress_ext.config import TICK
 
 #: Kombu's own, where an app says nothing. Seconds.
 _VISIBILITY_DEFAULT = 3600
+#: A gap between two parts of a chord that no job should have. Seconds.
+_LONG_GAP = 7 * 86400
+#: Whether this Celery has `result_chord_expires`; 5.7 brought it.
+_HAS_CHORD_EXPIRES = celery.VERSION[:2] >= (5, 7)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,18 @@ def _visibility(conf: Mapping[str, Any]) -> float:
 
 def _redis_broker(conf: Mapping[str, Any]) -> bool:
     return str(conf.get("broker_url") or "").startswith(("redis", "unix"))
+
+
+def _expires(conf: Mapping[str, Any]) -> float:
+    """``result_expires`` in seconds; 0: results are kept."""
+    value = conf.get("result_expires") or 0
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _chord_forgets(conf: Mapping[str, Any]) -> bool:
+    """Whether the count of a chord lives only for ``result_expires``, and that is short (F16)."""
+    known = _HAS_CHORD_EXPIRES and conf.get("result_chord_expires") is not None
+    return not known and 0 < _expires(conf) < _LONG_GAP
 
 
 ADVICE: tuple[Advice, ...] = (
@@ -57,8 +76,15 @@ ADVICE: tuple[Advice, ...] = (
     ),
     Advice(
         "result_chord_expires",
-        lambda conf: conf.get("result_chord_expires") is None and bool(conf.get("result_expires")),
-        "not set: a chord whose parts come further apart than result_expires forgets its count",
+        lambda conf: _HAS_CHORD_EXPIRES and _chord_forgets(conf),
+        "not set: a chord whose parts come further apart than result_expires forgets its count; the reconciler then"
+        " finishes the job. Set it, or result_expires, longer than a job takes",
+    ),
+    Advice(
+        "result_chord_expires",
+        lambda conf: not _HAS_CHORD_EXPIRES and _chord_forgets(conf),
+        f"not known to Celery {celery.__version__} (5.7 has it): a chord whose parts come further apart than"
+        " result_expires forgets its count; the reconciler then finishes the job. Set result_expires to a week",
     ),
     Advice(
         "worker_deduplicate_successful_tasks",

@@ -1,4 +1,4 @@
-"""The 26 ways in which Celery 5.7 hangs a chord, runs its body twice or loses a signal, each forced at its window.
+"""The 26 ways in which Celery hangs a chord, runs its body twice or loses a signal, each forced at its window.
 
 F1 to F26 as `docs/chords.md` lists them. Every job ends, its body takes effect once, every chunk is counted once.
 Where a test says so, Celery's own chord would wait for ever.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kombu.transport.redis import Channel
 
 from celery_progress_ext import JobStatus
 from celery_progress_ext.tracked_job import TrackedJob
@@ -345,7 +346,9 @@ def test_f18_cold_shutdown_in_a_chunk(sqlite_chords: Bench, worker: Workers, set
 
 def test_f19_a_visibility_timeout_shorter_than_the_chunk(sqlite_chords: Bench, worker: Workers) -> None:
     """Celery ran such a chunk three times, overlapping. Here the copies end before the user's code."""
-    job = sqlite_chords.chord([sqlite_chords.work(0, pages=10, seconds=9), sqlite_chords.work(1)]).apply_async()
+    # kombu before 5.7 looks for such messages every ten seconds, and nobody can change that.
+    seconds = 9 if hasattr(Channel, "unacked_restore_interval") else 18
+    job = sqlite_chords.chord([sqlite_chords.work(0, pages=10, seconds=seconds), sqlite_chords.work(1)]).apply_async()
     running = sqlite_chords.start_worker(worker, broker_transport_options=IMPATIENT)
     sqlite_chords.assert_healed(job, total=2, story=["chunk_started", "chunk_completed", "merge_started"])
     assert running.log.count(f"Task work[{job.id}.c0.1] received") > 1, "no copy was delivered"

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tasks.embedded.servers import free_port
 from tests.support.processes import ROOT, TestProcess
 
 README = (ROOT / "README.md").read_text()
@@ -52,7 +54,9 @@ def _environment() -> dict[str, str]:
 
 
 def test_the_commands_run_one_after_the_other(project: Path) -> None:
-    """Migrate, worker, run, list, audit; the last line of the run is a merged document."""
+    """Migrate, worker, run, list, audit; the last line of the run is a merged document, and the server shows its end.
+    The settings are good ones.
+    """
     said = {}
     background: list[TestProcess] = []
     try:
@@ -69,11 +73,26 @@ def test_the_commands_run_one_after_the_other(project: Path) -> None:
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
             said[argv[-1]] = done.stdout
+        job_id = re.search(r"job_\w+", said["list"])
+        assert job_id, said["list"]
+        assert "event:completed" in _served(project, job_id[0], background)
+        assert "risky_setting" not in (project / "worker.log").read_text()
     finally:
         for process in background:
             process.kill()
     assert said["proj.py"].splitlines()[-1] == "100 Merging OCR results 60/60"
     assert _without_what_changes(said["list"]) == _without_what_changes(_output("list"))
+
+
+def _served(project: Path, job_id: str, background: list[TestProcess]) -> str:
+    """What a reader of a job's stream gets from the server of the README, on a port of the test."""
+    line = _block("serve").split("#")[0]
+    port = free_port()
+    log = project / "server.log"
+    argv = [*shlex.split(line), "--bind", f"127.0.0.1:{port}"]
+    process = TestProcess(argv, log=log, env=_environment(), cwd=project, ready_line="Booting worker")
+    background.append(process.start())
+    return httpx.get(f"http://127.0.0.1:{port}/api/jobs/{job_id}/events", timeout=20).text
 
 
 def test_the_server_block_has_the_streams(project: Path) -> None:

@@ -92,23 +92,30 @@ class _Installed:
 
         @functools.wraps(count)
         def on_chord_part_return(backend: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            self._here.task_id = request.id
             self._pass(STORED, request.id)
-            return count(backend, request, *args, **kwargs)
+            self._here.counting = request.id
+            try:
+                return count(backend, request, *args, **kwargs)
+            finally:
+                self._here.counting = None
 
         RedisBackend.on_chord_part_return = on_chord_part_return
 
     def _wrap_publish(self, app: Celery) -> None:
-        publish = app.amqp._retry_publish
+        send = app.send_task
 
-        def retry_publish(*args: Any, **kwargs: Any) -> Any:
-            task_id = getattr(self._here, "task_id", None)
+        @functools.wraps(send)
+        def send_task(*args: Any, **kwargs: Any) -> Any:
+            task_id = getattr(self._here, "counting", None)
+            if task_id is None:
+                return send(*args, **kwargs)
+            # While a part is counted nothing is sent but the body.
             self._pass(CLAIMED, task_id)
-            answer = publish(*args, **kwargs)
+            answer = send(*args, **kwargs)
             self._pass(PUBLISHED, task_id)
             return answer
 
-        app.amqp._retry_publish = retry_publish
+        app.send_task = send_task
 
     def _wrap_send(self) -> None:
         send = Producer.publish

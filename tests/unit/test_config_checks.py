@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from celery_progress_ext.worker import config_checks
 from celery_progress_ext.worker.config_checks import advise
 
 GOOD = {
@@ -13,8 +16,7 @@ GOOD = {
     "broker_url": "redis://h",
     "broker_transport_options": {"visibility_timeout": 7200, "socket_timeout": 30},
     "task_time_limit": 3600,
-    "result_expires": 86400,
-    "result_chord_expires": 604800,
+    "result_expires": 604800,
     "worker_deduplicate_successful_tasks": False,
     "beat_schedule": {"celery_progress_ext.tick": {}},
 }
@@ -33,7 +35,7 @@ def test_good_settings_need_no_word() -> None:
         ({"worker_prefetch_multiplier": 4}, "worker_prefetch_multiplier"),
         ({"broker_transport_options": {"visibility_timeout": 60, "socket_timeout": 30}}, "visibility_timeout"),
         ({"broker_transport_options": {"visibility_timeout": 7200}}, "socket_timeout"),
-        ({"result_chord_expires": None}, "result_chord_expires"),
+        ({"result_expires": timedelta(days=1)}, "result_chord_expires"),
         ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
         ({"beat_schedule": {"mine": {}}}, "beat_schedule"),
     ],
@@ -47,3 +49,20 @@ def test_each_risky_setting_gets_one_sentence(change: dict[str, object], setting
 def test_another_broker_has_no_visibility_timeout() -> None:
     """RabbitMQ delivers again when the connection closes, and has heartbeats."""
     assert advise({**GOOD, "broker_url": "amqp://h", "broker_transport_options": {"visibility_timeout": 1}}) == []
+
+
+def test_results_that_are_kept_keep_the_count_of_a_chord() -> None:
+    """As long as nothing expires, nothing is forgotten."""
+    assert advise({**GOOD, "result_expires": None}) == []
+
+
+@pytest.mark.parametrize(("known", "words"), [(True, ["not set"]), (False, ["not known to Celery"])])
+def test_a_setting_that_this_celery_lacks_is_no_cure(
+    known: bool, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`result_chord_expires` came with Celery 5.7; before, the sentence says what to set instead."""
+    monkeypatch.setattr(config_checks, "_HAS_CHORD_EXPIRES", known)
+    [sentence] = advise({**GOOD, "result_expires": 86400})
+    assert all(word in sentence for word in [*words, "result_expires"])
+    cured = advise({**GOOD, "result_expires": 86400, "result_chord_expires": 604800})
+    assert (cured == []) is known
