@@ -18,6 +18,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_progress_ext import ids
 from celery_progress_ext.chunks import Chunk
+from celery_progress_ext.eager_runs import EagerRunner
 from celery_progress_ext.exceptions import InvalidCanvas, NotPublished, ProgressError
 from celery_progress_ext.jobs import JobShape, JobStatus
 from celery_progress_ext.kinds import kind_of
@@ -69,6 +70,10 @@ class Extension(Operations, Protocol):
     @property
     def publisher(self) -> Publisher:
         """Notes what was sent."""
+
+    @property
+    def eager_runner(self) -> EagerRunner:
+        """Runs a job in this process."""
 
 
 @Signature.register_type("tracked_chord")
@@ -204,11 +209,16 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         same, with the warning ``job_not_sent``: the reconciler sends what was not sent once they are back. Publishing
         again would create a second job.
 
+        With ``task_always_eager`` the job runs in this process, and is over when this returns: see :meth:`apply`.
+
         :raises InvalidCanvas: as the class says.
         :raises DatabaseNotMigrated: when the tables are missing.
         :raises DatabaseAway: when the database does not answer; there is no job then.
         :raises NotPublished: when the messages cannot be sent at all; the job is FAILED then.
         """
+        return self._publish_or_run(args, kwargs, eager=bool(self.app.conf.task_always_eager), **options)
+
+    def _publish_or_run(self, args: Any, kwargs: Any, *, eager: bool, **options: Any) -> TrackedJob:
         app = self.app
         # The guard is put on an app's tasks when it is finalized; eager tasks run before anything else does that.
         app.finalize(auto=True)
@@ -262,6 +272,9 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
         except Exception as error:
             # The database was lost right after the commit; the job exists and the next tick broadcasts it.
             logger.warning("job_not_broadcast", job_id=job_id, error=f"{type(error).__name__}: {error}")
+        if eager:
+            extension.eager_runner.run(job_id)
+            return job
         # The delay goes into each message: a chord's own reaches its header from Celery 5.7 on (celery #7851).
         parts = PublishOnceGroup(
             [
@@ -413,6 +426,16 @@ class tracked_chord(chord):  # type: ignore[misc]  # lower case as Celery's own 
             ),
         )
 
+    def apply(self, args: Any = (), kwargs: Any = None, body: Signature | None = None, **options: Any) -> TrackedJob:
+        """Run the job in this process: each chunk, the body, and what follows it. No broker, result backend or beat is
+        needed. The policy holds: a chunk that fails does not raise, unless ``task_eager_propagates`` is set; then the
+        first exception is raised once the job is over.
+        """
+        for name in ("propagate", "throw"):  # Celery's canvas passes them; the setting decides here
+            options.pop(name, None)
+        kwargs = {**(kwargs or {}), **({} if body is None else {"body": body})}
+        return self._publish_or_run(args, kwargs, eager=True, **options)
+
     def __call__(self, body: Signature | None = None, **options: Any) -> TrackedJob:
         """Celery's documented form: ``tracked_chord(header, …)(body)``."""
         return self.apply_async((), {"body": body} if body else {}, **options)
@@ -509,8 +532,6 @@ def _publish(send: Callable[[], Any], job_id: str, extension: Extension, app: Ce
     except SoftTimeLimitExceeded:
         raise  # of the task that publishes; as where it is killed (F15), the reconciler sends the rest
     except Exception as error:
-        if app.conf.task_always_eager:
-            raise  # a task's own
         if (away := outage_of(error)) is not None:
             advice = "The job exists: do not publish it again. The reconciler sends what was not sent."
             logger.warning("job_not_sent", job_id=job_id, error=f"{type(away).__name__}: {away}", advice=advice)

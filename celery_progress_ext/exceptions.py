@@ -75,10 +75,20 @@ class NotConfigured(ProgressError):
     """No CeleryProgress has been set up in this process; call CeleryProgress(app) next to your Celery app."""
 
 
+#: Errors of Celery whose own text is no sentence; by name, since this module imports nothing.
+_SENTENCES = {
+    "SoftTimeLimitExceeded": "it ran longer than its soft time limit{limit}",
+    "TimeLimitExceeded": "it ran longer than its time limit{limit}",
+}
+
+
 def describe(error: object) -> str:
     """An error in a line for a person: the first line of its message, or its type where that says more."""
     if not isinstance(error, BaseException):
         return str(error) if error is not None else "unknown error"
+    if (sentence := _SENTENCES.get(type(error).__name__)) is not None:
+        limit = f" of {error.args[0]:g} s" if error.args and isinstance(error.args[0], int | float) else ""
+        return sentence.format(limit=limit)
     lines = str(error).strip().splitlines()
     if not lines:
         return type(error).__name__

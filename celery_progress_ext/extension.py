@@ -18,6 +18,7 @@ from celery_progress_ext import canvas, context, ids
 from celery_progress_ext.broadcast import Broadcaster
 from celery_progress_ext.config import TICK, Settings
 from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.eager_runs import EagerRunner
 from celery_progress_ext.exceptions import NotConfigured
 from celery_progress_ext.jobs import JobSnapshot
 from celery_progress_ext.log import get_logger
@@ -145,6 +146,11 @@ class CeleryProgress:
         return Recording(self.context, self.publisher)
 
     @cached_property
+    def eager_runner(self) -> EagerRunner:
+        """Runs jobs in this process."""
+        return EagerRunner(self.context, self.recording, self.publisher)
+
+    @cached_property
     def heartbeats(self) -> Heartbeats:
         """The tasks at work in this process."""
         return Heartbeats(self.recording, self.settings)
@@ -173,7 +179,7 @@ class CeleryProgress:
 
     @cached_property
     def _operations(self) -> Operations:
-        return Operations(self.context, self.recording, self.publisher)
+        return Operations(self.context, self.recording, self.publisher, self.eager_runner)
 
     @cached_property
     def _reporter(self) -> Reporter:

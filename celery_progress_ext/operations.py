@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
 from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.eager_runs import EagerRunner
 from celery_progress_ext.exceptions import IllegalTransition
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import JobSnapshot, JobStatus
@@ -30,10 +31,11 @@ logger = get_logger(__name__)
 class Operations:
     """Retry, cancel and delete, each legal only where the transition table says so."""
 
-    def __init__(self, context: ProcessContext, recording: Recording, publisher: Publisher) -> None:
+    def __init__(self, context: ProcessContext, recording: Recording, publisher: Publisher, eager: EagerRunner) -> None:
         self._context = context
         self._recording = recording
         self._publisher = publisher
+        self._eager = eager
 
     def retry_failed(self, job_id: str) -> JobSnapshot:
         """Run the chunks that did not finish again, and then the body.
@@ -45,6 +47,9 @@ class Operations:
         job = self._changed(job_id, "retry", lambda conn: job_changes.reopen(conn, job_id, due=due))
         self._recording.conclusion.forget(job_id)
         self._recording.announcer.broadcast(job, bypass_cache=True)
+        if job_id in self._publisher.eager or self._publisher.app.conf.task_always_eager:
+            self._eager.run(job_id)
+            return self._context.snapshots.get(job_id)
         try:
             self._send(job)
         except Exception as error:

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from celery_progress_ext import ids, lanes
 from celery_progress_ext.config import Settings
+from celery_progress_ext.eager import EagerJobs
 from celery_progress_ext.exceptions import ProgressError
 from celery_progress_ext.lanes import JobQueues
 from celery_progress_ext.log import get_logger
@@ -81,6 +82,8 @@ class Publisher:
         self._database = database
         self._settings = settings
         self._roster = CurrentRoster(database)
+        #: Jobs that run in this process; nothing of them is published.
+        self.eager = EagerJobs()
 
     @property
     def app(self) -> Celery:
@@ -183,8 +186,17 @@ class Publisher:
             for index, task_id, kept in lookups.results(self._database, job_id)
         ]
 
+    def result(self, chunk_id: str, task_id: str) -> Any:
+        """What a completed chunk returned; None where it is nowhere to be had."""
+        kept = lookups.kept_result(self._database, chunk_id)
+        return kept[0] if kept is not None else self.outcome(task_id)[1]
+
     def outcome(self, task_id: str) -> tuple[str, Any]:
         """The state and result of a task as the result backend knows them; ``PENDING`` for what it does not know."""
+        task = ids.parse(task_id)
+        if task is not None and task.job_id in self.eager:
+            kept = self.eager.meta(task_id) or {}
+            return str(kept.get("status", "PENDING")), kept.get("result")
         # Not through an AsyncResult, whose `__del__` goes to Redis once more.
         meta = self._app.backend.get_task_meta(task_id)
         return str(meta.get("status", "PENDING")), meta.get("result")
@@ -239,7 +251,7 @@ class Publisher:
 
     def revoke(self, task_ids: list[str]) -> None:
         """Stop tasks, queued or running; best effort, the rows are the guarantee. Never raises."""
-        if not task_ids:
+        if not task_ids or task_ids[0].partition(".")[0] in self.eager:
             return
         try:
             self._app.control.revoke(task_ids, terminate=True)

@@ -15,7 +15,10 @@ from celery.result import AsyncResult
 from celery_progress_ext.broadcast import Broadcaster, Message, Subscription, job_channel
 from celery_progress_ext.context import ProcessContext
 from celery_progress_ext.exceptions import JobNotFound, ProgressError
+from celery_progress_ext.header_result import HeaderResult
 from celery_progress_ext.jobs import JobSnapshot
+from celery_progress_ext.publishing import Publisher
+from celery_progress_ext.storage import endings
 
 #: How often `watch` looks where nothing is broadcast, or a broadcast was lost. Seconds.
 _WATCH_SECONDS = 1.0
@@ -32,6 +35,10 @@ class Operations(Protocol):
     def context(self) -> ProcessContext:
         """Settings, database and broadcaster."""
 
+    @property
+    def publisher(self) -> Publisher:
+        """Knows the jobs that ran in this process."""
+
     def retry_failed(self, job_id: str) -> JobSnapshot:
         """Run again what failed."""
 
@@ -40,7 +47,8 @@ class Operations(Protocol):
 
 
 class TrackedJob(AsyncResult):  # type: ignore[misc]
-    """A published job. As an ``AsyncResult`` it is the body's, or the last task's that the canvas chained to the body;
+    """A published job, which stands where Celery's chord gives an ``AsyncResult``: it is the body's, and its ``parent``
+    the header's (a :class:`HeaderResult`). Where the canvas chained tasks to the body, it is that of the last of these;
     ``parent`` is then the body's.
 
     :param last_id: the id of that last task.
@@ -60,20 +68,56 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         self._extension = extension
         self._wait = wait
         self._last: AsyncResult | None = None
+        self._header = HeaderResult(job_id, extension.context, extension.publisher)
+        self._parent: Any = self._header
         if last_id is not None:
-            self.parent = AsyncResult(job_id, app=self.app)
-            self._last = AsyncResult(last_id, app=self.app, parent=self.parent)
+            self._parent = TrackedJob(job_id, extension, wait=wait, app=self.app)
+            self._header = self._parent._header
+            self._last = AsyncResult(last_id, app=self.app, parent=self._parent)
+
+    @property
+    def parent(self) -> Any:
+        """The header's result, or, where tasks follow the body, the body's."""
+        return self.__dict__.get("_parent")
+
+    @parent.setter
+    def parent(self, value: Any) -> None:
+        # A surrounding chain sets what comes before the job.
+        if "_header" in self.__dict__:
+            self._header.parent = value
+
+    @property
+    def children(self) -> Any:
+        """The tasks that were linked to the body; None until the job is over."""
+        if self._last is not None:
+            return self._last.children
+        ending = endings.of(self._extension.context.database, self.id)
+        if ending is None or not ending.job.status.terminal:
+            return None
+        found = ending.first_tasks if ending.job.status.ended_well else []
+        return [self.app.AsyncResult(task_id) for task_id in found]
 
     def __del__(self) -> None:
         """Nothing: Celery's own asks Redis to forget the result, and holds up its process while Redis is away."""
 
     def get(self, *args: Any, **options: Any) -> Any:
         """Wait for the result, as ``AsyncResult.get``."""
+        if self._eager_meta() is not None:
+            self.maybe_throw(propagate=options.get("propagate", True))
+            return self.result
         return super().get(*args, **options) if self._last is None else self._last.get(*args, **options)
 
     def _get_task_meta(self) -> Any:
         # What `state`, `result`, `ready()` and their kind look at.
+        if (meta := self._eager_meta()) is not None:
+            return meta
         return super()._get_task_meta() if self._last is None else self._last._get_task_meta()
+
+    def _eager_meta(self) -> dict[str, Any] | None:
+        """How a job that ran in this process ended; None for any other."""
+        eager = self._extension.publisher.eager
+        last = None if self._last is None else eager.meta(self._last.id)
+        return last or eager.meta(self.id)
 
     def snapshot(self) -> JobSnapshot:
         """The whole truth about the job now.
@@ -192,7 +236,7 @@ class TrackedJob(AsyncResult):  # type: ignore[misc]
         snapshot = self._extension.retry_failed(self.id)
         # Anew: it has read the result of the run before, and would not wait for another. Not by `forget()`, which
         # deletes the result: the new run may have stored its own.
-        super().__init__(self.id, app=self.app, parent=self.parent)
+        super().__init__(self.id, app=self.app, parent=self._header.parent)
         return snapshot
 
     def cancel(self) -> JobSnapshot:

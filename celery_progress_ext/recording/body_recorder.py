@@ -142,6 +142,8 @@ class BodyRecorder:
 
     def send(self, job_id: str, *, seen_dispatches: int | None = None) -> bool:
         """Publish the body if it is due and nobody else does; True where this call did."""
+        if self._publisher.eager.is_running(job_id):
+            return False
         lease = self._settings.lease_seconds
         due = self._context.database.write(
             lambda conn: body_changes.take_dispatch(conn, job_id, grace=lease, seen_dispatches=seen_dispatches)

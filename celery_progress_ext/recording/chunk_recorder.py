@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from billiard.exceptions import TimeLimitExceeded
 from sqlalchemy.engine import Connection
 
 from celery_progress_ext import ids
 from celery_progress_ext.chunks import ChunkStatus
 from celery_progress_ext.config import Settings
 from celery_progress_ext.context import ProcessContext
+from celery_progress_ext.exceptions import describe
 from celery_progress_ext.ids import TaskId
 from celery_progress_ext.jobs import JobStatus
 from celery_progress_ext.log import get_logger
-from celery_progress_ext.publishing import SUCCESS, Publisher
+from celery_progress_ext.publishing import FAILURE, SUCCESS, Publisher
 from celery_progress_ext.recording.announcer import Announcer
 from celery_progress_ext.recording.batch_completer import BatchCompleter
 from celery_progress_ext.recording.body_recorder import BodyRecorder
@@ -172,6 +174,16 @@ class ChunkRecorder:
             self.succeeded(task, result=result, counted_by_celery=False)
         return state == SUCCESS
 
+    def stored_end(self, task: TaskId, task_id: str) -> bool:
+        """:meth:`stored_success`, or a hard time limit that nothing reported: before 5.7 Celery sends no signal where
+        the message is delivered again (F11).
+        """
+        state, result = self._publisher.outcome(task_id)
+        if state == FAILURE and isinstance(result, TimeLimitExceeded):
+            self.failed(task, error=describe(result))
+            return True
+        return self.stored_success(task, task_id)
+
     def failed(
         self, task: TaskId, *, error: str, attempt: int | None = None, only_if_lease_expired: bool = False
     ) -> Change | None:
@@ -262,6 +274,8 @@ class ChunkRecorder:
         """Publish what the broker has not taken of a job, unless somebody else is at it. What cannot be sent now, the
         next tick sends.
         """
+        if self._publisher.eager.is_running(job_id):
+            return
         lease = self._settings.lease_seconds
         if not self._context.database.write(lambda conn: sending.take_unsent(conn, job_id, lease=lease)):
             return

@@ -64,9 +64,7 @@ class Conclusion:
             result = self._result(ending)
             following = Following(job_id=job_id, version=ending.job.version, publication=uuid4().hex)
             for link in ending.followers["links"]:
-                Signature.from_dict(dict(link), app=self._app).apply_async(
-                    (result,), headers={FOLLOWS: following.to_header()}
-                )
+                self._send(Signature.from_dict(dict(link), app=self._app), result, following)
             logger.info("followers_sent", job_id=job_id, tasks=len(ending.followers["links"]))
         elif ending.job.status is JobStatus.FAILED and ending.followers.get("errbacks"):
             self._call_errbacks(ending)
@@ -74,7 +72,9 @@ class Conclusion:
         return True
 
     def follow_or_log(self, job_id: str) -> None:
-        """:meth:`follow`, leaving what cannot be published now to the next tick."""
+        """:meth:`follow`, leaving what cannot be published now to the next tick, or to what runs the job here."""
+        if self._publisher.eager.is_running(job_id):
+            return
         try:
             self.follow(job_id)
         except Exception as error:
@@ -91,21 +91,41 @@ class Conclusion:
 
     def forget(self, job_id: str) -> None:
         """A run begins again: the result of the one before would stay, since Celery keeps a stored success."""
+        if job_id in self._publisher.eager:
+            self._publisher.eager.forget(job_id)
+            return
         try:
             self._app.backend.forget(job_id)
         except Exception as error:
             logger.warning("result_not_forgotten", job_id=job_id, error=f"{type(error).__name__}: {error}")
 
     def _store(self, job: JobRow, result: Any) -> None:
-        backend = self._app.backend
         if isinstance(result, ResultLost):
-            backend.store_result(job.id, result, FAILURE)
+            state = FAILURE
         elif job.status in _SUCCEEDED:
-            backend.store_result(job.id, result, SUCCESS)
+            state = SUCCESS
         elif job.status is JobStatus.FAILED:
-            backend.store_result(job.id, self._failure(job), FAILURE)
+            state, result = FAILURE, self._failure(job)
         else:
-            backend.store_result(job.id, TaskRevokedError("the job was cancelled"), _REVOKED)
+            state, result = _REVOKED, TaskRevokedError("the job was cancelled")
+        if job.id in self._publisher.eager:
+            self._publisher.eager.keep(job.id, job.id, state, result)
+        else:
+            self._app.backend.store_result(job.id, result, state)
+
+    def _send(self, link: Signature, result: Any, following: Following) -> None:
+        """Publish what follows a job; where that ran in this process, run it."""
+        eager, job_id = self._publisher.eager, following.job_id
+        if job_id not in eager:
+            link.apply_async((result,), headers={FOLLOWS: following.to_header()})
+            return
+        try:
+            ended = link.apply((result,), throw=False)
+            # A chain's result is that of its last task; a group's is not looked at.
+            last_id, state, result = ended.id, getattr(ended, "state", SUCCESS), getattr(ended, "result", None)
+        except Exception as error:
+            last_id, state, result = str(endings.task_id(link, step=-1)), FAILURE, error
+        eager.keep(job_id, last_id, state, result)
 
     def _result(self, ending: Ending) -> Any:
         job = ending.job
@@ -139,7 +159,12 @@ class Conclusion:
         errbacks = [Signature.from_dict(dict(each), app=self._app) for each in ending.followers["errbacks"]]
         request = Context(id=ending.job.id, errbacks=errbacks, chord=None, task="", args=(), kwargs={})
         # It stores the failure once more, and calls each errback as it asks for it.
-        self._app.backend.mark_as_failure(ending.job.id, self._failure(ending.job), request=request)
+        self._app.backend.mark_as_failure(
+            ending.job.id,
+            self._failure(ending.job),
+            request=request,
+            store_result=ending.job.id not in self._publisher.eager,
+        )
         logger.info("errbacks_called", job_id=ending.job.id, tasks=len(errbacks))
 
     @property

@@ -28,6 +28,19 @@ class Ending:
     result: list[Any] | None
     followers: Mapping[str, Any]
 
+    @property
+    def first_tasks(self) -> list[str]:
+        """The ids of the tasks that run first after a success; a group has no such id."""
+        return [found for link in self.followers.get("links") or () if (found := task_id(link, step=0))]
+
+
+def task_id(signature: Mapping[str, Any], *, step: int) -> str | None:
+    """The id that a signature gives its task; of a chain, that of its first (``step`` 0) or last (-1) one."""
+    while signature.get("subtask_type") == "chain":
+        signature = signature["kwargs"]["tasks"][step]
+    found: str | None = (signature.get("options") or {}).get("task_id")
+    return found
+
 
 _ENDING = sa.select(*JOB_COLUMNS, jobs.c.followers, jobs.c.result.label("kept_result")).where(
     jobs.c.id == sa.bindparam("of_job", type_=sa.String), jobs.c.followers.is_not(None)

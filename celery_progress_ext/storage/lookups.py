@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -79,6 +80,33 @@ def abandoned_chunk(database: Database, chunk_id: str, *, dead_attempt: int) -> 
 def unfinished_tasks(database: Database, job_id: str) -> list[str]:
     """The task ids of a job's unfinished chunks, in the order of the header."""
     return [row.task_id for row in database.rows(_UNFINISHED_TASKS, of_job=job_id)]
+
+
+_TASK_IDS = sa.select(chunks.c.task_id).where(chunks.c.job_id == _OF_JOB).order_by(chunks.c.chunk_index)
+
+
+def task_ids(database: Database, job_id: str) -> list[str]:
+    """The id of each chunk's newest task, in the order of the header."""
+    return [row.task_id for row in database.rows(_TASK_IDS, of_job=job_id)]
+
+
+_KEPT_RESULT = sa.select(chunks.c.result).where(_ONE)
+
+
+def kept_result(database: Database, chunk_id: str) -> list[object] | None:
+    """What a chunk returned, in a list of one; None where that is not kept in its row."""
+    row = database.row(_KEPT_RESULT, of_chunk=chunk_id)
+    return None if row is None else row.result
+
+
+_BODY = sa.select(jobs.c.body_signature).where(jobs.c.id == _OF_JOB)
+
+
+def body_signature(database: Database, job_id: str) -> Mapping[str, Any]:
+    """The signature of a job's body."""
+    [row] = database.rows(_BODY, of_job=job_id)
+    signature: Mapping[str, Any] = row.body_signature
+    return signature
 
 
 _RESULTS = (

@@ -183,7 +183,7 @@ def _claim_chunk(tracking: Tracking, task: TaskId, task_id: str, *, redelivered:
     attempt = work.attempt if work else None
     try:
         # A worker killed after the result was stored, before it was counted or acknowledged (F3-F6): done is done.
-        done = redelivered and tracking.recording.chunks.stored_success(task, task_id)
+        done = redelivered and tracking.recording.chunks.stored_end(task, task_id)
         if done:
             attempt = None
         elif attempt is None:

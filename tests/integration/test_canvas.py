@@ -167,14 +167,6 @@ def test_a_database_that_is_not_migrated_refuses_before_it_publishes(tmp_path: o
     progress.database.dispose()
 
 
-def test_eager_tasks_are_tracked_too(app: Celery) -> None:
-    """`task_always_eager`, as projects set it in their own tests: over when `apply_async` returns."""
-    app.conf.task_always_eager = True
-    job = _chord(app, _work(app)).apply_async()
-    snapshot = job.snapshot()
-    assert (snapshot.status, snapshot.chunks.completed) == (JobStatus.COMPLETED, 2)
-
-
 def test_eager_groups_are_over_at_once(app: Celery) -> None:
     """One without a body, too, and a single task."""
     app.conf.update(task_always_eager=True, task_store_eager_result=True)
