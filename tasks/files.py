@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import fsspec
@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from celery_progress_ext.private_files import PrivateFiles
 
+_S3 = "s3://"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -33,9 +34,10 @@ class Files:
         """``private``: who may read local files; their owner alone unless given."""
         self._private = private or PrivateFiles()
         # A list of names that was kept would not show what another process has written since.
-        self._fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+        self._fs, root = _s3(url) if url.startswith(_S3) else fsspec.url_to_fs(url, use_listings_cache=False)
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._is_s3 = url.startswith(_S3)
 
     def tighten(self) -> None:
         """Take from local files that are there already what others may do."""
@@ -51,6 +53,9 @@ class Files:
             self._private.make_folder(Path(self._root))
             with tempfile.TemporaryFile(dir=self._root):
                 return
+        if self._is_s3:
+            self._fs.probe(self._root)
+            return
         self._fs.invalidate_cache()
         top = self._root.strip("/").split("/", 1)[0]
         if not self._fs.exists(top):
@@ -144,6 +149,13 @@ class Files:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
+
+
+def _s3(url: str) -> tuple[Any, str]:
+    # Only where it is used: it is an extra.
+    from tasks.s3 import S3
+
+    return S3(), url.removeprefix(_S3)
 
 
 def checked(identifier: str) -> str:

@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.support.pytest_celery_local",
     "tests.support.chords",
     "tests.support.rows",
+    "tests.support.object_server",
     "tests.support.web_service",
 ]
 

@@ -13,6 +13,7 @@ from flask import Flask, Response, json, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from celery_progress_ext import exceptions
+from tasks.store_errors import StoreAway, StoreReadOnly
 from web import logs
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,8 @@ _RAISED: dict[type[Exception], tuple[int, str, str | None]] = {
     exceptions.DatabaseAway: (503, "database-unreachable", "The database does not answer. Try again soon."),
     kombu.exceptions.OperationalError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),
     redis.exceptions.ConnectionError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),
+    StoreAway: (503, "store-unreachable", "The document store does not answer. Try again soon."),
+    StoreReadOnly: (503, "store-unreachable", "The document store does not allow this now. Try again later."),
     redis.exceptions.TimeoutError: (503, "queue-unreachable", "The task queue does not answer. Try again soon."),
 }
 
