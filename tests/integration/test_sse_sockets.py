@@ -63,6 +63,8 @@ class Server:
 
     def start(self, wait_for: Wait) -> None:
         """Start it and wait until it listens."""
+        # A worker that was killed may still hold the port, and would reset whoever connects.
+        wait_for(lambda: not self.listens(), 20)
         command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{self.port}", "sockets_app:app"]
         paths = [str(self.folder), str(Path(__file__).parents[2])]
         environ = {"TEST_REDIS_URL": self.redis_url, "TEST_ENDED": str(self.folder / "ended")}
