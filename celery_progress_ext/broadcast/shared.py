@@ -172,7 +172,9 @@ class SharedSubscription:
             except Exception as error:
                 # Whatever ended it: without a reader, every follower would be deaf.
                 logger.warning("subscription_lost", error=type(error).__name__, reason=str(error))
-                self._break()
+                # The last follower may have left meanwhile, and the next one have a reader of its own.
+                if self._reader is asyncio.current_task():
+                    self._break()
             finally:
                 if subscription is not None:
                     await subscription.close()
