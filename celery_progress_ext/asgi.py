@@ -44,7 +44,7 @@ try:
     from starlette.types import Receive, Scope, Send
 except ImportError as error:
     raise MissingExtra(
-        f"The ASGI routes need {error.name}; install celery-progress-ext[asgi]: pip install 'celery-progress-ext[asgi]'"
+        f"The ASGI routes need {error.name}; install celery-progress-ext with its extra `asgi`"
     ) from error
 
 #: Whether a request may read a job; a coroutine function, or one that may wait and runs in a thread.
