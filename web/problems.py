@@ -10,7 +10,7 @@ import kombu.exceptions
 import redis.exceptions
 import structlog
 from flask import Flask, Response, json, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from celery_progress_ext import exceptions
 from tasks.store_errors import StoreAway, StoreReadOnly
@@ -66,10 +66,17 @@ _RAISED: dict[type[Exception], tuple[int, str, str | None]] = {
 
 def install(app: Flask) -> None:
     """Make every error of ``app`` a problem document under /api, a page elsewhere; never a traceback."""
+    app.before_request(_refuse_what_no_name_has)
     app.register_error_handler(HTTPException, _http_error)
     for kind in _RAISED:
         app.register_error_handler(kind, _translate(kind))
     app.register_error_handler(Exception, _unexpected)
+
+
+def _refuse_what_no_name_has() -> None:
+    """404 for a control character in the path: nothing of ours is called so, and PostgreSQL takes no NUL."""
+    if not request.path.isprintable():
+        raise NotFound
 
 
 def _translate(kind: type[Exception]) -> Callable[[Exception], Response]:

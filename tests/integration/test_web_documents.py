@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from celery import Celery
 
-from celery_progress_ext import JobStatus
+from celery_progress_ext import CeleryProgress, JobStatus
 from celery_progress_ext.storage.schema import document_ocr_chunks, job_events, processing_jobs
 from celery_progress_ext.storage.snapshots import listed
 from celery_progress_ext.wording import moment
+from tasks.documents import DocumentStore
 from tasks.sample import make_sample
+from tasks.settings import ServiceSettings
 from tests.support.rows import Rows
 from tests.support.web_service import ALL, MATTER, ONE, Service, finish, post, problem
+from web import create_app, streams
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,28 @@ class TestFinding:
             if len(found) == 2:
                 _submit(web_service, sample, "new.pdf")
         assert found == made[::-1]
+
+
+def test_an_address_that_no_database_takes(postgres_url: str, tmp_path: Path) -> None:
+    """404 with a sentence, for the page and for programs; never an error of ours."""
+    celery = Celery("names", broker="memory://", backend="cache+memory://", set_as_current=False)
+    celery.conf.update(progress_database_url=postgres_url)
+    progress = CeleryProgress(celery)
+    progress.migrate()
+    settings = ServiceSettings(
+        documents_url=(tmp_path / "documents").as_uri(),
+        api_keys={ONE: (MATTER,)},
+        secret_key="0d9f-a-random-text-71c3e5b2",
+    )
+    app = create_app(progress, settings)
+    client = Service(app, progress, DocumentStore(settings.documents_url), settings).client(ONE)
+    for path in ("/api/documents/a%00b", "/api/jobs/a%00b", "/api/jobs/a%00b/pages", "/api/jobs/a%00b/events"):
+        problem(client.get(path), 404)
+    assert client.get("/documents/a%00b").status_code == 404
+    assert client.get("/api/jobs?q=a%00b").get_json() == []
+    streams.close(app)
+    progress.database.dispose()
+    celery.close()
 
 
 class TestCompression:
