@@ -89,11 +89,11 @@ def test_a_worker_that_is_killed_while_it_works(chords: Bench, worker: Workers) 
     _assert_ended(chords, job)
 
 
-def test_what_failed_is_named_and_a_retry_completes_it(chords: Bench, worker: Workers) -> None:
+def test_what_failed_is_named_and_a_retry_completes_it(sqlite_chords: Bench, worker: Workers) -> None:
     """`partial`: the result is that of the others; a retry runs the one, and the result is whole."""
-    header = [chords.work(0), chords.work(1), chords.work(2, do="fail", once=chords.once())]
-    job = tracked_group(header, ranges=[(0, 9), (10, 19), (40, 49)], unit="rows", app=chords.app).apply_async()
-    chords.start_worker(worker)
+    header = [sqlite_chords.work(0), sqlite_chords.work(1), sqlite_chords.work(2, do="fail", once=sqlite_chords.once())]
+    job = tracked_group(header, ranges=[(0, 9), (10, 19), (40, 49)], unit="rows", app=sqlite_chords.app).apply_async()
+    sqlite_chords.start_worker(worker)
     last = follow(job)[-1]
     assert (last.status, last.error) == (JobStatus.PARTIAL, "Chunk 3 (rows 40-49) failed: boom")
     assert job.get(timeout=20) == [0, 1]
@@ -101,7 +101,7 @@ def test_what_failed_is_named_and_a_retry_completes_it(chords: Bench, worker: Wo
     last = follow(job)[-1]
     assert (last.status, last.error, last.pages_done) == (JobStatus.COMPLETED, None, 30)
     assert job.get(timeout=20) == [0, 1, 2]
-    assert chords.progress.audit() == []
+    assert sqlite_chords.progress.audit() == []
 
 
 def test_the_policy_fail_raises_the_chunks_own_error(sqlite_chords: Bench, worker: Workers) -> None:
@@ -115,18 +115,18 @@ def test_the_policy_fail_raises_the_chunks_own_error(sqlite_chords: Bench, worke
     assert sqlite_chords.progress.audit() == []
 
 
-def test_a_cancelled_group_keeps_what_is_done(chords: Bench, worker: Workers) -> None:
+def test_a_cancelled_group_keeps_what_is_done(sqlite_chords: Bench, worker: Workers) -> None:
     """And a retry runs the rest."""
-    once = chords.once()
-    header = [chords.work(0), chords.work(1, do="hang", once=once)]
-    job = tracked_group(header, app=chords.app).apply_async()
-    chords.start_worker(worker)
+    once = sqlite_chords.once()
+    header = [sqlite_chords.work(0), sqlite_chords.work(1, do="hang", once=once)]
+    job = tracked_group(header, app=sqlite_chords.app).apply_async()
+    sqlite_chords.start_worker(worker)
     wait_for(lambda: job.snapshot().chunks.processing == 1 and job.snapshot().chunks.completed == 1, 20)
     assert job.cancel().status is JobStatus.CANCELLED
     job.retry_failed()
     _ = follow(job)
     assert job.get(timeout=20) == [0, 1]
-    assert chords.progress.audit() == []
+    assert sqlite_chords.progress.audit() == []
 
 
 def test_a_last_chunk_that_an_earlier_version_recorded(chords: Bench) -> None:
