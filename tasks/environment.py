@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import fsspec
 from fsspec.utils import get_protocol
@@ -36,8 +37,10 @@ def check(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     protocol = get_protocol(service.documents_url)
     if protocol not in fsspec.available_protocols():
         raise InvalidSetting(
-            f"DOCUMENTS_URL: nothing here reads {protocol}://; use file:///PATH, or s3://BUCKET/PREFIX with s3fs."
+            f"DOCUMENTS_URL: nothing here reads {protocol}://; use file:///PATH, or s3://BUCKET/PREFIX."
         )
+    if protocol == "s3" and find_spec("boto3") is None:
+        raise InvalidSetting("DOCUMENTS_URL: s3:// needs boto3; pip install 'celery-progress-ext[s3]'.")
     try:
         OcrOptions.default(service).check()
     except InvalidOption as error:

@@ -138,9 +138,7 @@ def _from_tiff(image: Image.Image, scratch: Path, out: Path) -> list[tuple[int, 
                 part.write_bytes(make(page))
             except (ImageRefused, MemoryError):
                 raise
-            except (
-                Exception
-            ):  # a page that is broken, or of a kind that nothing reads: it is named, the others are read
+            except Exception:  # a page that is broken, or of a kind that nothing reads
                 pdf.add_blank_page(page_size=(612, 792))
                 broken.append((page, "image_undecodable"))
                 continue

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from celery_progress_ext.exceptions import InvalidSetting
+from tasks import environment
 from tasks.environment import check
 from tasks.settings import ServiceSettings
 from tests.support.processes import ROOT
@@ -95,6 +96,14 @@ def test_what_a_setting_names_must_be_there(name: str, value: str, words: str) -
     """The library's settings too."""
     with pytest.raises(InvalidSetting, match=words):
         check({name: value})
+
+
+def test_a_store_whose_library_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything starts, with the extra that brings it."""
+    assert check({"DOCUMENTS_URL": "s3://bucket/prefix"}).documents_url == "s3://bucket/prefix"
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    with pytest.raises(InvalidSetting, match=r"needs boto3; pip install 'celery-progress-ext\[s3\]'"):
+        check({"DOCUMENTS_URL": "s3://bucket/prefix"})
 
 
 @pytest.mark.parametrize("command", [["-m", "tasks", "migrate"], ["-m", "celery", "-A", "tasks.celery_app", "report"]])
