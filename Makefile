@@ -62,12 +62,12 @@ format: $(STAMP)
 
 # Installs again only when pyproject.toml changes.
 $(SERVICE): pyproject.toml | $(BIN)/python
-	@echo "Installing the service and what it needs into $(VENV): about 370 MB, once"
+	@echo "Installing the service into $(VENV): about 370 MB, once"
 	@$(BIN)/python .ci/install.py run
 	@touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	@echo "Installing the service, its tests and its tools into $(VENV): about 800 MB, once"
+	@echo "Installing its tests and tools into $(VENV): about 800 MB, once"
 	@$(BIN)/python .ci/install.py dev
 	@touch $(SERVICE) $@
 

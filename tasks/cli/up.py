@@ -75,7 +75,7 @@ class _Up:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: self._runner.ask_to_stop())
         runner, code = self._runner, None
-        self._print(f"Starting the service; what it keeps is in {self._data_dir.resolve()}.")
+        self._print(f"Starting the service; it keeps its data in {self._data_dir}.")
         try:
             with runner:
                 if not runner.stopping:
