@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SERVICE := $(VENV)/.service
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint lint-web format clean interleavings chaos coverage versions pictures
+.PHONY: run test lint lint-web format clean interleavings chaos coverage versions celery-suite pictures
 
 # Everything on embedded defaults, with a sample scan to look at; Ctrl-C ends it.
 run: $(SERVICE)
@@ -44,6 +44,14 @@ versions: $(STAMP)
 pictures: $(STAMP)
 	PYTHONPATH=. $(BIN)/python docs/make_picture.py
 	$(BIN)/python -m pytest tests/acceptance/test_page.py --screenshots docs
+
+# Celery's own canvas suite, without and with the extension, on the Celery that is named: 20 minutes or more each.
+CELERY ?= 5.7 5.6
+celery-suite: $(STAMP)
+	for minor in $(CELERY); do \
+	    $(BIN)/python -m uv run --isolated --no-project --with-editable ".[dev,celery-suite]" --with pip \
+	        --with "celery==$$minor.*" python -m bench.celery_canvas $(if $(ONLY),--only "$(ONLY)") || exit 1; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
