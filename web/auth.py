@@ -41,6 +41,8 @@ _TOO_MANY = (
 _SESSION = timedelta(days=7)
 #: Nothing in it depends on who reads it.
 _OPEN = frozenset({"openapi.show", "progress_events.asset"})
+#: What asks for a credential.
+_CLOSED = ("/api/", "/celery-progress/")
 #: What a token may be brought to; each of them reads it, and asks it for the job or the matter.
 READ_WITH_TOKEN = frozenset(
     {
@@ -268,7 +270,7 @@ def _guard() -> None:
             sec_fetch_site=headers.get("Sec-Fetch-Site"), origin=headers.get("Origin"), host=request.host
         ):
             raise Problem(403, "other-origin", "This request came from another site and was refused.")
-    if not request.path.startswith("/api/") or request.endpoint in _OPEN:
+    if not request.path.startswith(_CLOSED) or request.endpoint in _OPEN:
         return
     if request.method == "OPTIONS" and request.endpoint in READ_WITH_TOKEN:
         return  # a browser that asks whether a page of another site may bring a token, without one

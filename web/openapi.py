@@ -336,16 +336,22 @@ PATHS: dict[str, Schema] = {
             problems=(400,),
         )
     },
-    "/api/celery-progress/{job_id}/": {
-        "get": _read("A job, as celery-progress's client polls it.", _ref("Polled"), _JOB)
+    **{
+        f"{prefix}/celery-progress/{{job_id}}/": {
+            "get": _read("A job, as celery-progress's client polls it.", _ref("Polled"), _JOB)
+        }
+        for prefix in ("", "/api")
     },
-    "/api/celery-progress/{job_id}/{token}/": {
-        "get": _read(
-            "The same for a client that sends no header.",
-            _ref("Polled"),
-            _JOB,
-            _parameter("path", "token", {"type": "string", "minLength": 1}),
-        )
+    **{
+        f"{prefix}/celery-progress/{{job_id}}/{{token}}/": {
+            "get": _read(
+                "The same for a client that sends no header.",
+                _ref("Polled"),
+                _JOB,
+                _parameter("path", "token", {"type": "string", "minLength": 1}),
+            )
+        }
+        for prefix in ("", "/api")
     },
     "/api/assets/{name}": {
         "get": _open(

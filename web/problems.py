@@ -110,7 +110,7 @@ def _http_error(error: HTTPException) -> Response:
 
 def _answer(problem: Problem) -> Response:
     assert problem.code is not None
-    if request.path.startswith("/api/") or request.path == "/api":
+    if request.path.startswith(("/api/", "/celery-progress/")) or request.path == "/api":
         response = _document(problem)
     else:
         response = Response(render_template("error.html", problem=problem), mimetype="text/html")

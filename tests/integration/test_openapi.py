@@ -95,6 +95,8 @@ def test_schemathesis_finds_nothing(api: Any, key: str, path: str, method: str, 
     def run(case: schemathesis.Case) -> None:
         # What is made up for a file is no PDF, and for a cursor none of ours: it is refused.
         excluded = [positive_data_acceptance] if path in ("/api/documents", "/api/jobs") else []
-        case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, excluded_checks=excluded)
+        # Its WSGI client asks for gzip, and does not unpack it.
+        headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
+        case.call_and_validate(headers=headers, excluded_checks=excluded)
 
     run()

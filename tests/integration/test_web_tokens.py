@@ -143,6 +143,17 @@ class TestReading:
         assert "Access-Control-Allow-Origin" not in keyed.headers
 
 
+def test_celery_progress_is_served_at_its_own_address(web_service: Service, job_id: str) -> None:
+    """To whoever may read the job, and to nobody else."""
+    token = _token(web_service.client(ONE), f"/api/jobs/{job_id}/tokens")
+    nobody = web_service.client(None)
+    assert nobody.get(f"/celery-progress/{job_id}/{token}/").json["state"] == "PENDING"  # type: ignore[index]
+    assert web_service.client(ONE).get(f"/celery-progress/{job_id}/").status_code == 200
+    assert nobody.get(f"/celery-progress/{job_id}/").status_code == 401
+    assert nobody.get("/celery-progress/unknown/").status_code == 401
+    assert nobody.get(f"/celery-progress/{job_id}/wrong/").mimetype == "application/problem+json"
+
+
 def test_no_log_has_a_token(web_service: Service, job_id: str, caplog: pytest.LogCaptureFixture) -> None:
     """Neither where it is made nor where it is used, in an address, a path or a header; who uses it can be traced."""
     caplog.set_level(logging.INFO)
