@@ -240,6 +240,9 @@ def _file(suffix: str) -> Schema:
 
 
 def _operation(summary: str, responses: dict[str, Any], *parameters: Schema, **more: Any) -> Schema:
+    if any(parameter["in"] == "path" for parameter in parameters):
+        # What no address of ours can have in its place, such as a control character.
+        responses = {**_answers({}, 404), **responses}
     return {"summary": summary, "responses": responses, **({"parameters": [*parameters]} if parameters else {}), **more}
 
 
