@@ -161,6 +161,9 @@ class SharedSubscription:
             subscription: AsyncSubscription | None = None
             try:
                 subscription = await open()
+                if self._reader is not asyncio.current_task():
+                    # The last follower left; where connecting timed out at that moment, its cancellation is lost.
+                    return
                 async with self._asking:
                     await subscription.add(self._channels)
                     self._live = subscription
@@ -173,8 +176,9 @@ class SharedSubscription:
                 # Whatever ended it: without a reader, every follower would be deaf.
                 logger.warning("subscription_lost", error=type(error).__name__, reason=str(error))
                 # The last follower may have left meanwhile, and the next one have a reader of its own.
-                if self._reader is asyncio.current_task():
-                    self._break()
+                if self._reader is not asyncio.current_task():
+                    return
+                self._break()
             finally:
                 if subscription is not None:
                     await subscription.close()
