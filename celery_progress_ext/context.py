@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_progress_ext.broadcast import Broadcaster, shown_in
 from celery_progress_ext.broadcast.memory import MemoryBroadcaster
+from celery_progress_ext.broadcast.tick_trace import TickTrace
 from celery_progress_ext.config import Settings
 from celery_progress_ext.event_loops import LoopReaders, PerLoop
 from celery_progress_ext.private_files import PrivateFiles
@@ -70,7 +71,18 @@ class ProcessContext:
     @cached_property
     def snapshots(self) -> Snapshots:
         """Rows to snapshots."""
-        return Snapshots(self.database, self.settings, self._last_shown)
+        return Snapshots(self.database, self.settings, self._last_shown, self._beat_missing)
+
+    @cached_property
+    def tick_trace(self) -> TickTrace:
+        """What each tick leaves."""
+        return TickTrace(self.broadcaster, self.settings.tick_seconds)
+
+    def _beat_missing(self) -> bool:
+        try:
+            return self.tick_trace.missing()
+        except Exception:  # of Redis, which is away: nobody knows
+            return False
 
     def _last_shown(self, job_id: str) -> Shown | None:
         """One finish time for every process and reader: the next goes on from the one that was broadcast last."""

@@ -27,7 +27,6 @@ from celery_progress_ext.publishing import Publisher
 from celery_progress_ext.recording import Recording
 from celery_progress_ext.recovery.beat_tick import BeatTick, task_class
 from celery_progress_ext.recovery.reconciler import Reconciler
-from celery_progress_ext.recovery.tick_trace import TickTrace
 from celery_progress_ext.storage import Database, lookups
 from celery_progress_ext.storage.audit import Drift, audit
 from celery_progress_ext.storage.job_changes import called_off
@@ -170,12 +169,8 @@ class CeleryProgress:
         """What beat's task does: heal what was lost, and send a sign of life of every running job."""
         done = self.reconciler.tick()
         with suppress(Exception):  # of Redis, which is away; the next tick leaves one
-            self._trace.leave()
+            self.context.tick_trace.leave()
         return done
-
-    @cached_property
-    def _trace(self) -> TickTrace:
-        return TickTrace(self.broadcaster, self.settings.tick_seconds)
 
     @cached_property
     def _operations(self) -> Operations:
@@ -477,17 +472,17 @@ def _on_worker_ready(sender: Any = None, **_: Any) -> None:
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.ask")
     signals.worker_shutdown.connect(on_shutdown, weak=False, dispatch_uid=f"{_ATTRIBUTE}.presence.stop")
-    timer = threading.Timer(found._trace.seconds, _warn_where_nothing_ticks, (found,))
+    timer = threading.Timer(found.context.tick_trace.seconds, _warn_where_nothing_ticks, (found,))
     timer.daemon = True
     timer.start()
 
 
 def _warn_where_nothing_ticks(found: CeleryProgress) -> None:
     with suppress(Exception):  # of Redis: whether there was a tick is not known then
-        if found._trace.missing():
+        if found.context.tick_trace.missing():
             logger.warning(
                 "no_beat",
-                seconds=found._trace.seconds,
+                seconds=found.context.tick_trace.seconds,
                 advice="nothing that is lost is healed, and no job shows signs of life: run `celery -A APP beat`",
             )
 

@@ -99,6 +99,7 @@ class Standing:
     :ivar changed_at: when the job's row changed last.
     :ivar queue: where what is due next goes to, the chunks or the merge; None where it is not known.
     :ivar merge_message: what the merge is called; None for "the merge".
+    :ivar no_beat: whether no tick was seen for some ticks, so that nothing that was lost is started again.
     """
 
     now: float
@@ -114,6 +115,7 @@ class Standing:
     queue: str | None = None
     unit: str = "pages"
     merge_message: str | None = None
+    no_beat: bool = False
 
     @property
     def works(self) -> bool:
@@ -164,7 +166,14 @@ class _Circumstances:
     def merge_is_silent(self) -> str:
         said = self.job.merge_message
         worker = "The merge's worker" if said is None else f"{said}: its worker"
-        return f"{worker} gives no sign of life; it will be started again."
+        return f"{worker} gives no sign of life; {healing('it', no_beat=self.job.no_beat)}."
+
+
+def healing(what: str, *, no_beat: bool) -> str:
+    """What becomes of something whose worker is silent: the tick has it started again, where there is one."""
+    if no_beat:
+        return f"no beat runs, which would have {what} started again: start one (celery -A APP beat)"
+    return f"{what} will be started again"
 
 
 def _coarse(seconds: float) -> str:
@@ -199,7 +208,7 @@ _CAUSES: tuple[tuple[Callable[[_Circumstances], bool], Callable[[_Circumstances]
     (lambda its: its.unheard, lambda its: f"No worker listens to queue {its.job.queue}.", False),
     (
         lambda its: bool(its.job.silent),
-        lambda its: "No worker gives a sign of life; what was at work will be started again.",
+        lambda its: f"No worker gives a sign of life; {healing('what was at work', no_beat=its.job.no_beat)}.",
         False,
     ),
     (lambda its: bool(its.before.jobs), lambda its: f"{its.jobs_before}.", True),

@@ -30,7 +30,7 @@ from celery_progress_ext.storage.schema import document_ocr_chunks as chunks
 from celery_progress_ext.storage.schema import processing_jobs as jobs
 from celery_progress_ext.storage.workers import CurrentRoster
 from celery_progress_ext.titles import search_words
-from celery_progress_ext.waiting import Standing, Waiting, waiting_of, work_pct
+from celery_progress_ext.waiting import Standing, Waiting, healing, waiting_of, work_pct
 from celery_progress_ext.wording import moment
 
 #: Failures and stalled chunks named in one snapshot; the counts are always exact.
@@ -99,14 +99,20 @@ class Snapshots:
 
     :param last_shown: the finish time of a job that any process has shown last; where none is known, that of this one
         counts.
+    :param beat_missing: whether no tick was seen for some ticks; asked only where a worker is silent.
     """
 
     def __init__(
-        self, database: Database, settings: Settings, last_shown: Callable[[str], Shown | None] | None = None
+        self,
+        database: Database,
+        settings: Settings,
+        last_shown: Callable[[str], Shown | None] | None = None,
+        beat_missing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = database
         self._settings = settings
         self._shown_by_any = last_shown
+        self._beat_missing = beat_missing
         self._estimates = Estimates(database)
         self._roster = CurrentRoster(database)
         self._backlog = CurrentBacklog(database)
@@ -280,6 +286,8 @@ class Snapshots:
         )
         if standing.works:
             return None
+        if standing.silent or standing.merging:
+            standing = replace(standing, no_beat=self._beat_missing())
         # Where a merge waits, whatever was published before its last chunk ended is before it.
         moment = job.updated_at if standing.settled else job.created_at
         before = self._backlog.get().before(standing.queue, moment, unit=job.unit)
@@ -290,7 +298,7 @@ class Snapshots:
         for row in running:
             quiet = now - (row.progressed_at or now)
             if (row.leased_until or now) < now:
-                reason = "its worker gives no sign of life; it will be started again"
+                reason = f"its worker gives no sign of life; {healing('it', no_beat=self._beat_missing())}"
             elif quiet > self._settings.stall_seconds:
                 reason = "its worker is alive but makes no progress; the time limit will end it"
             else:

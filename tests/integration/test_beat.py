@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from celery_progress_ext.recovery.tick_trace import TickTrace
+from celery_progress_ext.broadcast.tick_trace import TickTrace
 from tests.support.chord_app import TICK
 from tests.support.chords import MODULE, Bench
 from tests.support.processes import BeatProcess, WorkerProcess
@@ -42,3 +42,21 @@ def test_a_worker_says_that_there_is_no_beat(
     else:
         process.wait_for_log("no_beat", seconds + 10)
         assert "celery -A APP beat" in process.log
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["no beat", "beat"])
+def test_a_job_whose_worker_is_lost_says_that_there_is_no_beat(
+    sqlite_chords: Bench, worker: Callable[..., WorkerProcess], beat: Callable[..., BeatProcess], runs: bool
+) -> None:
+    """Without one nobody starts its chunk again, however long it is looked at."""
+    job = sqlite_chords.chord([sqlite_chords.work(0, do="hang")]).apply_async()
+    running = sqlite_chords.start_worker(worker, beat=False)
+    wait_for(lambda: job.snapshot().chunks.processing == 1, 20, what="the chunk's start")
+    running.kill()
+    if runs:
+        sqlite_chords.progress.tick()
+    wait_for(lambda: job.snapshot().stalled, 20, what="the stalled chunk")
+    (stalled,) = job.snapshot().stalled
+    assert ("celery -A APP beat" in stalled.reason) is not runs
+    waiting = job.snapshot().waiting
+    assert waiting is None or runs or "No worker has answered" in waiting.reason or "no beat runs" in waiting.reason

@@ -61,6 +61,11 @@ TWO_BEFORE = Before(jobs=2, pages=900)
         (replace(IDLE, started=False), "No worker has started it yet."),
         (IDLE, "No worker is at work on it."),
         (replace(IDLE, silent=2), "No worker gives a sign of life; what was at work will be started again."),
+        (
+            replace(IDLE, silent=2, no_beat=True),
+            "No worker gives a sign of life; no beat runs, which would have what was at work started again: start one"
+            " (celery -A APP beat).",
+        ),
         (MERGE_DUE, "The merge waits for a free worker."),
         (replace(MERGE_DUE, merging=True), "The merge's worker gives no sign of life; it will be started again."),
         (replace(WORKING, stuck_since=850.0), "Nothing has moved for 3 min: what is at work is stuck."),

@@ -1,4 +1,4 @@
-"""A tick leaves a trace in Redis, so that a worker can warn where no beat runs at all."""
+"""A tick leaves a trace in Redis, so that a worker, and whoever looks at a job, can be warned where no beat runs."""
 
 from __future__ import annotations
 
