@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,7 +61,7 @@ class RemoteService:
         filename = filename.encode(errors="replace").decode()
         try:
             with path.open("rb") as file, _sentences(self.url):
-                files = {"file": (filename, file, "application/pdf")}
+                files = {"file": (filename, file, guess_type(filename)[0] or "application/pdf")}
                 answer = self._http.post("/api/documents", data=form, files=files)
         except OSError as error:
             raise ServiceError(f"{path} cannot be read: {error.strerror}.", exit_codes.USAGE) from None

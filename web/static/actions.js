@@ -5,7 +5,12 @@ import { ask } from "./api.js";
 import { confirmed, show } from "./elements.js";
 import { cancelQuestion, deleteQuestion, isOver, nameOf, RETRY_LABELS } from "./job-text.js";
 
-const RESULTS = { "result.pdf": "Searchable PDF", "result.txt": "Text", "result.json": "Words as JSON" };
+const RESULTS = {
+  "result.pdf": "Searchable PDF",
+  "result.txt": "Text",
+  "result.hocr": "hOCR",
+  "result.json": "Words as JSON",
+};
 
 /**
  * The buttons and links of one document, in a row of the list or on its own page.
