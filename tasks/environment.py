@@ -35,12 +35,18 @@ def check(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     for group in (service.files_group, library.files_group):
         PrivateFiles.shared_with(group)
     protocol = get_protocol(service.documents_url)
-    if protocol not in fsspec.available_protocols():
-        raise InvalidSetting(
-            f"DOCUMENTS_URL: nothing here reads {protocol}://; use file:///PATH, or s3://BUCKET/PREFIX."
-        )
-    if protocol == "s3" and find_spec("boto3") is None:
-        raise InvalidSetting("DOCUMENTS_URL: s3:// needs boto3; pip install 'celery-progress-ext[s3]'.")
+    if protocol == "s3":
+        if find_spec("boto3") is None:
+            raise InvalidSetting("DOCUMENTS_URL: s3:// needs boto3; pip install 'celery-progress-ext[s3]'.")
+    else:
+        try:
+            fsspec.get_filesystem_class(protocol)
+        except ValueError:
+            raise InvalidSetting(
+                f"DOCUMENTS_URL: nothing here reads {protocol}://; use file:///PATH, or s3://BUCKET/PREFIX."
+            ) from None
+        except ImportError as error:
+            raise InvalidSetting(f"DOCUMENTS_URL: {protocol}:// needs a package that is not here. {error}") from None
     try:
         OcrOptions.default(service).check()
     except InvalidOption as error:

@@ -102,7 +102,7 @@ def test_one_process_for_every_queue_begins_a_short_job_within_two_chunks(lanes:
     short = bench.chord([bench.work(1, seconds=0.2)], lane=lanes.short).apply_async()
     assert follow(short)[-1].status == "COMPLETED"
     query = sa.select(document_ocr_chunks.c.started_at).where(
-        document_ocr_chunks.c.started_at > short.snapshot().created_at
+        document_ocr_chunks.c.started_at > short.snapshot().created_at.timestamp()
     )
     database = bench.progress.database
     [begun] = (row.started_at for row in database.rows(query.where(document_ocr_chunks.c.job_id == short.id)))

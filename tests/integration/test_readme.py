@@ -73,8 +73,12 @@ def test_the_commands_run_one_after_the_other(project: Path) -> None:
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
             said[argv[-1]] = done.stdout
-        job_id = re.search(r"job_\w+", said["list"])
-        assert job_id, said["list"]
+        argv = ["celery", "-A", "proj", "progress", "list", "--json"]
+        listed = subprocess.run(
+            argv, cwd=project, env=_environment(), capture_output=True, text=True, check=True, timeout=60
+        )
+        job_id = re.search(r"job_[0-9a-f]{32}", listed.stdout)
+        assert job_id, listed.stdout
         assert "event:completed" in _served(project, job_id[0], background)
         assert "risky_setting" not in (project / "worker.log").read_text()
     finally:

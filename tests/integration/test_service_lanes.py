@@ -112,9 +112,9 @@ def test_a_page_does_not_wait_for_documents_of_many_chunks(
 def _begun_between(database: Database, giants: list[str], page: JobSnapshot) -> tuple[int, int]:
     """How many chunks of the giants were begun after the page came: before it was begun, and before it was done."""
     query = sa.select(chunks.c.started_at).where(
-        chunks.c.started_at.is_not(None), chunks.c.started_at > page.created_at
+        chunks.c.started_at.is_not(None), chunks.c.started_at > page.created_at.timestamp()
     )
     [begun] = (row.started_at for row in database.rows(query.where(chunks.c.job_id == page.job_id)))
     starts = [row.started_at for row in database.rows(query.where(chunks.c.job_id.in_(giants)))]
     assert page.finished_at is not None
-    return sum(start < begun for start in starts), sum(start < page.finished_at for start in starts)
+    return sum(start < begun for start in starts), sum(start < page.finished_at.timestamp() for start in starts)

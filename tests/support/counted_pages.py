@@ -9,16 +9,17 @@ import os
 import signal
 from typing import Any
 
-from tasks import recognition
-from tasks.celery_app import app
 from tests.support import objects
+
+# Before the app is imported, which looks at its settings.
+objects.register()
+
+from tasks import recognition  # noqa: E402
+from tasks.celery_app import app  # noqa: E402
 
 __all__ = ["app"]
 
 _recognise = recognition._recognise
-
-
-objects.register()
 
 
 def _noted(page: int, *args: Any) -> Any:

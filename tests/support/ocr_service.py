@@ -25,8 +25,8 @@ _SUBMIT = """
 import json, sys
 from pathlib import Path
 from tests.support import objects
-from tasks import pipeline
 objects.register()
+from tasks import pipeline
 options = pipeline.options_from(json.loads(sys.argv[2]))
 print(pipeline.submit(Path(sys.argv[1]), matter_id="m", filename="in.pdf", options=options).id)
 """
